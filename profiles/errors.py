@@ -12,7 +12,7 @@ ShardwrightError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from profiles.values import shortened, shown
@@ -45,15 +45,19 @@ class InputError(ShardwrightError):
 
 
 class UnknownName(InputError):
-    """A name that is in no catalogue; the hint lists the nearest ones that are."""
+    """A name that is in no catalogue; the hint lists the nearest ones that are. ``aliases``: other names of those that
+    are known, by which they are found near, too."""
 
     title = "Unknown name"
 
-    def __init__(self, field: str, value: str, known: Iterable[str], more: str = "") -> None:
+    def __init__(
+        self, field: str, value: str, known: Iterable[str], more: str = "", *, aliases: Mapping[str, str] | None = None
+    ) -> None:
         names = sorted(set(known))
-        folded = {name.casefold(): name for name in names}
-        close = difflib.get_close_matches(value[:LONGEST_NAME].casefold(), list(folded), n=4, cutoff=0.4)
-        nearest = [folded[name] for name in close]
+        folded = {other.casefold(): name for other, name in (aliases or {}).items()}
+        folded |= {name.casefold(): name for name in names}
+        close = difflib.get_close_matches(value[:LONGEST_NAME].casefold(), list(folded), n=8, cutoff=0.4)
+        nearest = list(dict.fromkeys(folded[name] for name in close))[:4]
         listing = ", ".join(nearest) if nearest else ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         there = f"{'nearest' if nearest else 'known'}: {listing}" if names else "there are none"
         super().__init__(

@@ -339,7 +339,8 @@ def spot_price(gpu: str) -> Price | None:
 def _find(field: str, name: str, catalogue: Mapping[str, F]) -> F:
     found = _called(name, catalogue.values())
     if not found:
-        raise UnknownName(field, name, catalogue)
+        others = {alias: fact.name for fact in catalogue.values() for alias in fact.aliases}
+        raise UnknownName(field, name, catalogue, aliases=others)
     return found[0]
 
 

@@ -77,11 +77,15 @@ class ServedModel:
     busier: Callable[[Layouts], Floats] | None = None
 
     @cached_property
+    def own_calibration(self) -> Calibration | None:
+        """What the reader's own runs taught of its framework, where a store has some."""
+        return calibration_in([store.path for store in self.cost.measured], self.framework.name)
+
+    @cached_property
     def calibration(self) -> Calibration:
         """What engines of it take beyond their kernels."""
         day = self.framework.nearest.date
-        own = calibration_in([store.path for store in self.cost.measured], self.framework.name)
-        resolved = (own or self.framework.fitted).resolved(
+        resolved = (self.own_calibration or self.framework.fitted).resolved(
             self.gpu, day, self.model.name, self.kind, greedy=self.greedy, slow=self.slow
         )
         return self.framework.less_sure(resolved)

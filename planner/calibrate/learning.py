@@ -147,7 +147,8 @@ def calibrate(
     left = tuple((reason, count) for reason, count in reasons.most_common() if count)
     if not use.any():
         raise InputError(
-            f"runs: of no framework {FEWEST} can be used", _first(reasons) if reasons else "give more runs"
+            f"runs: of no framework {FEWEST} can be used",
+            f"give more runs ({_first(reasons)})" if reasons else "give more runs",
         )
     runs = runs.take(np.flatnonzero(use))
     known = {str(name): find_framework(str(name)).fitted for name in set(runs.framework)}

@@ -253,7 +253,9 @@ def _short_pool(match: re.Match[str], catalogue: Catalogue) -> dict[str, Any]:
     try:
         gpu = catalogue.find_gpu(name, "cluster GPU")
     except UnknownName as error:
-        raise UnknownName("cluster GPU", name, (*catalogue.gpus(), *catalogue.nodes())) from error
+        facts = (*catalogue.gpus().values(), *catalogue.nodes().values())
+        others = {alias: fact.name for fact in facts for alias in fact.aliases}
+        raise UnknownName("cluster GPU", name, (fact.name for fact in facts), aliases=others) from error
     if nodes is None:
         return {"gpu": gpu.name, "gpus": count}
     return {"gpu": gpu.name, "nodes": int(nodes), "gpus_per_node": count}

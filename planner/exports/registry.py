@@ -56,6 +56,6 @@ def exported(name: str, asked: Asked) -> tuple[Target, dict[str, str]]:
     target = find_target(name, kind)(asked)
     if (reason := target.cannot()) is not None:
         others = [each for each in names_for(kind) if each != name and targets()[each, kind](asked).cannot() is None]
-        raise Unsupported(f"--to {name}: {reason}", f"these can: {', '.join(others)}" if others else "plan otherwise")
+        raise Unsupported(f"--to {name}: {reason}", f"these can: {', '.join(others)}" if others else target.otherwise)
     check_given(asked.values, target.needs, name)
     return target, target.files()

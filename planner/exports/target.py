@@ -61,6 +61,11 @@ class Target(ABC):
         """Why the target cannot express the document, by engine and part, or None where it can."""
         return None
 
+    @property
+    def otherwise(self) -> str:
+        """The way out where no target can express the document."""
+        return "plan otherwise"
+
     @abstractmethod
     def files(self) -> dict[str, str]:
         """Text of each file by its path in the folder; what ends in ``.sh`` may be run."""

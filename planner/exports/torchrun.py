@@ -59,6 +59,7 @@ class TrainingTarget(Target):
             f"predicted: {iteration.iteration_s.value:.4g} s an iteration",
             *written,
             *(f"fits only with {name}={value} in its environment" for name, value in self.environment.items()),
+            *(plan.decision.launch.notes if self.writes_for == "deepspeed" else ()),  # its JSON has no comments
         )
 
     @property

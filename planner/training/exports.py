@@ -20,8 +20,8 @@ _WRITES = {
 
 
 def files(plan: TrainingPlan, target: Target) -> dict[str, str]:
-    """Files by name. Flags stand one a line with their values, quoted for a shell, so that ``xargs`` and
-    ``$(cat …)`` take them; what they cannot say stands in comments above.
+    """Files by name. Flags stand one a line with their values, quoted for a shell, so that ``xargs``
+    takes them; what they cannot say stands in comments above.
 
     Raises:
         InputError: the plan was made for another framework.

@@ -32,7 +32,7 @@ def launch(
         arguments = _torchtitan(setting, request, decision, notes)
     else:
         arguments = [json.dumps(_deepspeed(request, decision))]
-        notes.append("DeepSpeed's configuration; the model's code decides recomputation and attention")
+        notes += _deepspeed_notes(setting, decision)
     return TrainingLaunch(framework=setting.framework.label, arguments=tuple(arguments), notes=tuple(notes))
 
 
@@ -69,6 +69,8 @@ def _megatron(
         flags.append("--sequence-parallel")
     if setting.model.experts is not None:
         flags += ["--expert-model-parallel-size", mesh.ep, "--expert-tensor-parallel-size", mesh.moe_tp]
+        if setting.framework.name == "megatron":  # as predicted; unasked it gathers all tokens, experts run one by one
+            flags += ["--moe-grouped-gemm", "--moe-token-dispatcher-type", "alltoall"]
     if d.sharding == 1:
         flags.append("--use-distributed-optimizer")
     elif d.sharding >= 2:
@@ -251,3 +253,20 @@ def _deepspeed(request: TrainingRequest, d: TrainingDecision) -> dict[str, objec
         "tensor_parallel": {"autotp_size": d.mesh.tp},
         "sequence_parallel_size": d.mesh.cp,
     }
+
+
+def _deepspeed_notes(setting: Setting, d: TrainingDecision) -> list[str]:
+    """What the plan has and DeepSpeed's configuration has no words for."""
+    notes = ["DeepSpeed's configuration; the model's code decides recomputation and attention"]
+    layers = setting.model.architecture.layers
+    if any(stage.recomputed for stage in d.stages):
+        counts = ", ".join(str(stage.recomputed) for stage in d.stages)
+        notes.append(f"it has to recompute whole layers: {counts} of {layers}" + (" by stage" if d.mesh.pp > 1 else ""))
+    elif d.recompute:
+        notes.append(f"it has to recompute {', '.join(d.recompute)} of every layer")
+    if d.mesh.pp > 1:
+        layers_of = ", ".join(str(stage.layers) for stage in d.stages)
+        notes.append(f"its pipeline has {d.mesh.pp} stages of {layers_of} layers")
+    if d.mesh.ep > 1:
+        notes.append(f"its experts are shared out over {d.mesh.ep} GPUs (ep_size of its MoE layers)")
+    return notes

@@ -375,10 +375,11 @@ def _notes(setting: Setting, placed: PlacedStages) -> tuple[str, ...]:
     notes.append("backward products are the forward products of the permuted shapes; the pack has no backward kernels")
     notes += dict.fromkeys(note for site in placed.sites for note in site.on.links.own.notes)
     fabrics = " and ".join(dict.fromkeys(site.pool.fabric for site in placed.sites))
-    notes.append(
-        f"between nodes {100 * links.constants.fabric:.0f} % of the rate of {fabrics} are taken as reached, "
-        "the groups of a node sharing its cards"
-    )
+    if any(placed.gpus(site) > site.pool.gpus_per_node for site in placed.sites) or len(placed.sites) > 1:
+        notes.append(
+            f"between nodes {100 * links.constants.fabric:.0f} % of the rate of {fabrics} are taken as reached, "
+            "the groups of a node sharing its cards"
+        )
     if len(placed.sites) > 1:
         notes.append(
             "the pools are taken as joined at the rate of the slower one's fabric; no published run of a pipeline "

@@ -162,6 +162,9 @@ def test_an_unknown_gpu_is_refused_with_the_nearest_names() -> None:
         hardware.find_gpu("H20O", field="pool")
     assert "H200" in caught.value.hint
     assert "H20" in caught.value.details["nearest"]  # type: ignore[operator]
+    with pytest.raises(UnknownName) as caught:
+        hardware.find_gpu("H101")
+    assert caught.value.details["nearest"][0] == "H100-SXM"  # type: ignore[index]  # which is called H100, too
 
 
 def test_unknown_nodes_and_fabrics_are_refused_with_the_nearest_names() -> None:

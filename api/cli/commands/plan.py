@@ -118,8 +118,11 @@ def plan(
         from planner.serving.planning import plan
 
         made = plan(understood, measured=measured, progress=report, expert_loads=loads)
+    from costmodels.serving.frameworks.own_calibration import CALIBRATIONS
+
+    learned = {store.manifest.name for store in measured if (store.path / CALIBRATIONS.name).is_file()}
     for store in made.provenance.measured:
-        if not store.rows and not quiet:
+        if not store.rows and not quiet and store.name not in learned:
             print(f"note: store {store.name} has no rows of the planned GPU types", file=sys.stderr)
     from api.cli.views.plan import show
 

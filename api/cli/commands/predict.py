@@ -326,7 +326,7 @@ def _one(
     if explain and not as_json:
         from api.cli.views.prediction_row import explained
 
-        explained(answer.iloc[0])
+        explained(answer.iloc[0], [store.path for store in measured])
 
 
 def _requested(

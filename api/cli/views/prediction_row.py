@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.cli.console import bullet, facts, heading, indented, page, table
@@ -12,10 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def explained(row: pd.Series) -> None:
-    """What times consist of, and what that rests on; in a step of an engine with one role, what is hidden counts
-    against it."""
+def explained(row: pd.Series, stores: Sequence[Path] = ()) -> None:
+    """What times consist of, and what that rests on (``stores``: folders laid over the pack); in a step of an engine
+    with one role, what is hidden counts against it."""
     from costmodels.serving.frameworks.framework import find_framework
+    from costmodels.serving.frameworks.own_calibration import calibration_in
 
     with page() as out:
         for column, title in (
@@ -31,7 +34,8 @@ def explained(row: pd.Series) -> None:
                 name, _, ms = part.rpartition(" ")
                 rows.add_row(name, ms)
             indented(out, rows)
-        fitted = find_framework(f"{row['framework'].partition('@')[0]}@{row['release']}").fitted
+        framework = find_framework(f"{row['framework'].partition('@')[0]}@{row['release']}")
+        fitted = calibration_in(stores, framework.name) or framework.fitted
         heading(out, "What it rests on")
         bullet(out, f"kernels and exchanges: {row['how'] or 'measured and modelled rows'}")
         own = "with" if find_gpu_name(row["gpu"]) in fitted.on_gpus else "without"

@@ -48,7 +48,7 @@ def _decided(plan: TrainingPlan, out: Console) -> None:
     moe = f", experts split {d.mesh.moe_tp} ways" if d.mesh.moe_tp > 1 else ""
     idle = f", {d.gpus_idle:,} idle" if d.gpus_idle else ""
     layers = [stage.layers for stage in d.stages]
-    words = f"{layers[0]} each" if len(set(layers)) == 1 else ", ".join(map(str, layers))
+    words = f"{layers[0]} each" if len(layers) > 1 == len(set(layers)) else ", ".join(map(str, layers))
     where = [
         (
             f"on {block.gpu}",

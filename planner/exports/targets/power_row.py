@@ -20,6 +20,12 @@ class _OfPower(Target):
     def cannot(self) -> str | None:
         return cannot(self.plan)
 
+    @property
+    def otherwise(self) -> str:
+        if self.plan.decision.levels:
+            return "plan a row of one type of GPU"
+        return "nothing has to be set: no policy with caps holds more servers under these promises"
+
 
 class NvidiaSmi(_OfPower):
     name = "nvidia-smi"

@@ -25,9 +25,12 @@ class _Format(TrainingTarget):
 
 class Megatron(_Format):
     name: ClassVar[str] = "megatron"
-    writes: ClassVar[str] = "megatron.args: a flag a line, for $(cat …) or xargs"
+    writes: ClassVar[str] = "megatron.args: a flag a line, quoted as xargs reads them, below comments"
     release: ClassVar[str] = "Megatron-LM, options as of commit d98e8a64"
     rung: ClassVar[int] = 1
+
+    def steps(self, folder: Path) -> tuple[str, ...]:
+        return (f"start on each node: grep -v '^#' {folder}/megatron.args | xargs torchrun … pretrain_gpt.py",)
 
 
 class Torchtitan(_Format):

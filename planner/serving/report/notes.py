@@ -8,6 +8,7 @@ from costmodels.operations.exchanges import exchange_kinds
 from costmodels.origins import HOW
 from costmodels.serving.frameworks.caches import default_cache
 from costmodels.serving.frameworks.framework import PREDICTED
+from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.capacity import LONG
 from planner.contract.engine import NOTHING, Layout
 from planner.contract.quantities import SLOW_END
@@ -31,18 +32,12 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
     notes = [note for search in searches for note in search.job.served.cost.notes]
     framework = searches[0].job.served.framework
     model, precision, work = searches[0].job.served.model, best.precision, request.workload
-    calibration = framework.fitted
     newest = "" if "@" in request.framework else ", the newest release known here"
     notes.append(f"engines are taken to be {framework.full_name} {framework.release}{newest}")
     notes += filter(None, [framework.told(PREDICTED)])
     notes += filter(None, [framework.told_of_weights(precision, search.job.served.gpu) for search in searches])
     notes += _cache_notes(request, best)
-    notes.append(
-        f"{framework.full_name}'s overheads are fitted to {calibration.rows:,} public end-to-end runs; of models and "
-        f"GPU types held out, 80 % lie within {math.exp(calibration.tpot.low):.2f}–"
-        f"{math.exp(calibration.tpot.high):.2f} × the predicted TPOT, and intervals are at least that wide; "
-        "TTFT includes HTTP and tokenisation as in those runs, not the network to the user"
-    )
+    notes.append(_calibration_note(searches[0].job.served))
     notes += _clock_notes(groups)
     notes += _expert_notes(request, groups)
     notes += _simulation_notes(groups, checks)
@@ -107,6 +102,23 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         if pool.price_source is not None:
             notes.append(f"price of {pool.gpu}: {pool.usd_per_gpu_hour} USD per GPU-hour, {pool.price_source}")
     return list(dict.fromkeys(notes))
+
+
+def _calibration_note(served: ServedModel) -> str:
+    """What the framework's overheads were learned from: own runs where a store has some, else public ones."""
+    framework = served.framework
+    own, public = served.own_calibration, framework.fitted
+    if own is not None:
+        return (
+            f"{framework.full_name}'s overheads are learned from {own.fitted_on} ({own.date}), beginning with those of "
+            f"{public.rows:,} public runs; TTFT is measured as in those runs"
+        )
+    return (
+        f"{framework.full_name}'s overheads are fitted to {public.rows:,} public end-to-end runs; of models and "
+        f"GPU types held out, 80 % lie within {math.exp(public.tpot.low):.2f}–"
+        f"{math.exp(public.tpot.high):.2f} × the predicted TPOT, and intervals are at least that wide; "
+        "TTFT includes HTTP and tokenisation as in those runs, not the network to the user"
+    )
 
 
 def _cache_notes(request: PlanRequest, option: ServingOption) -> list[str]:

@@ -95,6 +95,14 @@ def test_what_a_release_does_not_take_is_refused() -> None:
             check_fields("torchtitan", "0.2.2", fields)
 
 
+def test_what_deepspeeds_json_cannot_say_stands_beside_it() -> None:
+    plan = made_for("deepspeed@0.18", ('{"train_batch_size": 8}',))
+    target, got = exported("deepspeed", Asked(plan, Values(), None))
+    assert set(plan.decision.launch.notes) <= set(target.told)
+    assert json.loads(got["ds_config.json"]) == {"train_batch_size": 8}
+    assert all(note in files("slurm", plan, script="train.py")["job.sbatch"] for note in plan.decision.launch.notes)
+
+
 def test_bridge_is_told_what_megatron_is() -> None:
     plan = made_for("megatron")
     lines = dict(line.split("=", 1) for line in bridge_overrides(plan, "0.3.1"))

@@ -223,6 +223,8 @@ def test_megatrons_flags_say_what_the_model_is() -> None:
     qwen = shlex.join(plan(model="Qwen/Qwen3-30B-A3B").decision.launch.arguments)
     for words in ("--moe-ffn-hidden-size 768", "--kv-channels 128", "--qk-layernorm", "--num-experts 128"):
         assert words in qwen
+    assert "--moe-grouped-gemm --moe-token-dispatcher-type alltoall" in qwen  # as is predicted, and not so unasked
+    assert "--moe-grouped-gemm" not in llama
     assert "--moe-layer-freq" not in qwen
     gpt = plan(model="gpt:hidden=2048,layers=24,heads=16,vocab=51200")
     for word in ("--swiglu", "--normalization", "--ffn-hidden-size", "--position-embedding-type"):
@@ -233,6 +235,14 @@ def test_megatrons_flags_say_what_the_model_is() -> None:
         assert words in deepseek
     assert "--kv-lora-rank 512 --q-lora-rank 1536" in deepseek
     assert "--moe-shared-expert-intermediate-size 2048" in deepseek
+
+
+def test_what_deepspeeds_file_cannot_say_is_told() -> None:
+    made = plan(model="meta-llama/Llama-3.1-8B", framework="deepspeed", cluster="8xA100-SXM-40GB", dp=[4], pp=[1])
+    (stage,) = made.decision.stages
+    notes = "; ".join(made.decision.launch.notes)
+    assert stage.recomputed > 0
+    assert f"it has to recompute whole layers: {stage.recomputed} of 32" in notes
 
 
 def test_torchtitan_recomputes_every_nth_layer() -> None:
