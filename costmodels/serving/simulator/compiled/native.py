@@ -16,7 +16,6 @@ from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from threading import Lock
 from typing import Any
 
@@ -138,11 +137,13 @@ def _keep(name: str, symbol: str, code: bytes) -> None:
     for folder in _folders():
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=folder, delete=False) as file:
-                file.write(sha256(content).hexdigest().encode() + b"\n" + content)
-            os.chmod(file.name, 0o644)  # others may run it, too
-            os.replace(file.name, folder / name)
-            return
+            part = folder / f".{name}.{os.getpid()}"
+            try:
+                part.write_bytes(sha256(content).hexdigest().encode() + b"\n" + content)
+                os.replace(part, folder / name)
+                return
+            finally:
+                part.unlink(missing_ok=True)
 
 
 def _intact(kept: bytes) -> tuple[str, bytes] | None:
