@@ -152,6 +152,12 @@ def provenance_warnings(running: Running, cost: CostModel) -> list[str]:
             f"the {running.what} was made from other measurements ({made.pack} {made.pack_version}, "
             f"{made.pack_hash[:12]}) than are simulated ({store.content_hash[:12]})"
         ]
+    there = {each.content_hash for each in cost.measured}
+    missing = [f"{each.name} {each.version}" for each in made.measured if each.hash not in there]
+    if missing:
+        return [
+            f"the {running.what} was made with measurements that are not given here (--profiles): {', '.join(missing)}"
+        ]
     if made.cost_model_version != cost.version:
         return [f"the {running.what} was made by cost model {made.cost_model_version}; this is {cost.version}"]
     return []

@@ -47,7 +47,7 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
         if (out.get(name) and not ratio) or not (out.get(total) and out.get(ANSWERED)):
             continue
         tokens, count = (number(out.get(column, "")) for column in (total, ANSWERED))
-        if tokens is None or count is None or not count > 0 or not tokens >= count:
+        if tokens is None or count is None or not count > 0 or not 1 <= tokens / count < math.inf:
             raise InputError(
                 f"{total}, {ANSWERED}: {shown(out[total])} of {shown(out.get(ANSWERED, ''))} are no lengths",
                 f"give {name}, or the tokens of all requests and how many were answered",
@@ -93,7 +93,8 @@ def _experts(record: dict[str, str], notes: list[str]) -> dict[str, str]:
     if switch == "ep":
         record["ep"] = ""
     if word in ON and not record.get("ep"):
-        over = math.prod(int(number(record.get(name, "")) or 1) for name in ("tp", "dp"))
+        degrees = [number(record.get(name, "")) or 1 for name in ("tp", "dp")]
+        over = math.prod(int(each) for each in degrees if math.isfinite(each))  # what is no degree is refused as such
         record["ep"] = str(over)
         notes.append(f"{switch} is {word}: experts are spread over all {over} GPUs of a stage")
     return record

@@ -52,9 +52,14 @@ def test_a_store_of_own_runs_is_followed(run: Runner, tmp_path: Path) -> None:
         assert float(tpot) == pytest.approx(errors[name]["tpot_ms_mean"], abs=2)
     assert "not empty" in complaint(run("calibrate", str(path), "-o", str(store)))[0]
     asked = ("--model", "Qwen/Qwen3-8B", "--cluster", "1xH200", "--workload", "isl=1000,osl=50,rate=2")
-    made = run(*asked, "--slo", "tpot=50ms", "--no-simulation", "--profiles", str(store))
+    made = run(
+        *asked, "--slo", "tpot=50ms", "--no-simulation", "--profiles", str(store), "-o", str(tmp_path / "p.json")
+    )
     assert "overheads are learned from 10 runs of runs.csv" in " ".join(made.out.split())
     assert "has no rows" not in made.err
+    for given, missed in ((), True), (("--profiles", str(store)), False):
+        played = run("simulate", str(tmp_path / "p.json"), "--rate", "2", "--quiet", *given)
+        assert ("made with measurements that are not given here" in " ".join(played.out.split())) is missed
 
 
 def test_what_cannot_calibrate_is_refused(run: Runner, tmp_path: Path) -> None:

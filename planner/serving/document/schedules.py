@@ -4,10 +4,10 @@ somewhere."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 
 from planner.contract.engine import EngineGroup
-from planner.contract.fleet import Route, ScheduledStep
+from planner.contract.fleet import Route
 from planner.serving.document.contradictions import WAY_OUT
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError
@@ -33,17 +33,30 @@ def check_schedule(plan: Plan) -> None:
         for name, count in step.engines.items():
             if name not in groups or count < 0:
                 raise InputError(f"{where}: {count} engines of {shown(name)}, which the plan does not have", WAY_OUT)
-        for route in step.routing:
-            if route.service not in services:
-                raise InputError(f"{where}: routes {shown(route.service)}, which is no service of the plan", WAY_OUT)
-            _check_weights(where, step, route, groups)
+        _check_routes(where, step.engines, step.routing, groups, services)
+        for each in step.after_losses:
+            for name, count in each.lost.items():
+                if not 0 <= count <= step.engines.get(name, 0):
+                    raise InputError(f"{where}: loses {count} of {shown(name)}, of which fewer run", WAY_OUT)
+            left = {name: count - each.lost.get(name, 0) for name, count in step.engines.items()}
+            _check_routes(f"{where} after losses", left, each.routing, groups, services)
     for group in plan.decision.engines:
         most = max((step.engines.get(group.id, 0) for step in plan.decision.schedule), default=0)
         if len(group.replicas) != most:
             raise InputError(f"plan: {group.id} has {len(group.replicas)} replicas, and {most} run at most", WAY_OUT)
 
 
-def _check_weights(where: str, step: ScheduledStep, route: Route, groups: Mapping[str, EngineGroup]) -> None:
+def _check_routes(
+    where: str, engines: Mapping[str, int], routes: Sequence[Route], groups: Mapping[str, EngineGroup],
+    services: Container[str],
+) -> None:  # fmt: skip
+    for route in routes:
+        if route.service not in services:
+            raise InputError(f"{where}: routes {shown(route.service)}, which is no service of the plan", WAY_OUT)
+        _check_weights(where, engines, route, groups)
+
+
+def _check_weights(where: str, engines: Mapping[str, int], route: Route, groups: Mapping[str, EngineGroup]) -> None:
     """Weights sum to 1, and send requests to engines that run and do what is asked there."""
     for decodes, weights in ((False, route.weights), (True, route.decode_weights)):
         if decodes and not weights:
@@ -52,7 +65,7 @@ def _check_weights(where: str, step: ScheduledStep, route: Route, groups: Mappin
         if abs(total - 1) > _ROUNDING or any(weight < 0 for weight in weights.values()):
             raise InputError(f"{where}: weights of {shown(route.service)} sum to {total:.6g}, not to 1", WAY_OUT)
         for name, weight in weights.items():
-            if name not in groups or (weight > 0 and not step.engines.get(name)):
+            if name not in groups or (weight > 0 and not engines.get(name)):
                 raise InputError(f"{where}: sends requests to {shown(name)}, of which none runs", WAY_OUT)
             if groups[name].service not in (None, route.service):
                 raise InputError(f"{where}: sends {shown(route.service)} to engines of another service", WAY_OUT)

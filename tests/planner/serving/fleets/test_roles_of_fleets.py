@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.contract.fleet import LossRouting
 from planner.contract.progress import silent
 from planner.replay.report import simulate
 from planner.replay.request import parse_simulation_request
@@ -125,6 +126,26 @@ def test_a_schedule_that_sends_requests_to_the_wrong_role_is_refused(change: Any
     (step,) = plan.decision.schedule
     first, *rest = step.routing
     bad = step.model_copy(update={"routing": (first.model_copy(update=change(first)), *rest)})
+    decision = plan.decision.model_copy(update={"schedule": (bad,)})
+    with pytest.raises(InputError, match=said):
+        check_schedule(plan.model_copy(update={"decision": decision}))
+
+
+@pytest.mark.parametrize(
+    ("lost", "weights", "said"),
+    [
+        (1, {"engine-99": 1.0}, "after losses: sends requests to 'engine-99', of which none runs"),
+        (99, None, "loses 99 of"),
+        ("all", None, "after losses: sends requests to .*, of which none runs"),
+    ],
+)
+def test_routing_after_losses_that_contradicts_its_step_is_refused(lost: Any, weights: Any, said: str) -> None:
+    plan = planned()
+    (step,) = plan.decision.schedule
+    name = next(iter(step.routing[0].weights))
+    routing = [r if weights is None else r.model_copy(update={"weights": weights}) for r in step.routing]
+    count = step.engines[name] if lost == "all" else lost
+    bad = step.model_copy(update={"after_losses": (LossRouting(lost={name: count}, routing=tuple(routing)),)})
     decision = plan.decision.model_copy(update={"schedule": (bad,)})
     with pytest.raises(InputError, match=said):
         check_schedule(plan.model_copy(update={"decision": decision}))
