@@ -122,7 +122,7 @@ class ReplayedFleet:
         free = replace(self, running=replace(self.running, slo=Slo()))
         fast = [each for each in self.engines if each.group.role == "prefill"]
         most = min(free._alone(each, end) / max(r.weight for r in each.group.replicas) for each in fast)
-        if self._kept(most, end):
+        if most <= 0 or self._kept(most, end):  # none: prompts come that the engines do not admit
             return most
         low, high = 0.0, most
         for _ in range(ROUNDS):

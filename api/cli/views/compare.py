@@ -69,6 +69,8 @@ def _ms(interval: Interval | None, keeps_up: bool) -> str:
 def _promise(seen: PromiseSeen | None) -> str:
     if seen is None or seen.seen_ms is None:
         return "–"
+    if not seen.holds and seen.seen_ms.value <= seen.limit_ms:
+        return f"BREAKS: {milliseconds(seen.seen_ms.value)}, others refused"
     sure = "" if seen.confidence is None else f", {probability(seen.confidence)} sure"
     return f"{milliseconds(seen.seen_ms.value)}: {'holds' if seen.holds else 'BREAKS'}{sure}"
 

@@ -78,7 +78,7 @@ def pair_us(pair: Pair, checks: Checks, metric: Metric, p: float | None, end: En
     if pair.prefill.id in checks:
         for group in (pair.prefill, pair.decode):
             own = group.engine.own_us(metric, p)
-            if own is not None:
+            if own is not None and group.id in checks:
                 whole += checks[group.id].us(metric, p, end) - own
         if pair.transfer is not None and metric != "tpot":
             outside = pair.transfer.joint

@@ -143,6 +143,8 @@ class ModelDescribed:
             if group.role == "decode":
                 continue  # its requests are those of the engines that hand over to it
             mine = [other for v, other in named.items() if self._partners(v, variant)]
+            if group.id in simulated:  # what stands by for a loss decodes nothing then, and was not simulated
+                mine = [other for other in mine if other.id in simulated] or mine
             pairs = pairs_of([group, *mine])
             transfers += [pair for pair in pairs if pair.transfer is not None]
             checks += [slo_check(bound, pairs, simulated) for bound in each.request.slo.bounds]

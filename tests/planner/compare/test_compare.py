@@ -124,6 +124,16 @@ def test_prefill_and_decode_engines_are_compared_too() -> None:
     assert split.ttft_ms.value > whole.ttft_ms.value, "its cache crosses first"
 
 
+def test_prefill_engines_that_admit_too_few_of_the_load_carry_nothing() -> None:
+    role = '--kv-transfer-config \'{"kv_connector": "NixlConnector", "kv_role": "%s"}\''
+    short = COMMAND.replace("8192", "2048")
+    apart = imported(f"{short} {role % 'kv_producer'} & {short} {role % 'kv_consumer'} &")
+    got = compared(apart, imported(COMMAND), workload="isl=3000,osl=100,spread=0.4-1,rate=1", slo="ttft=1s,tpot=20ms")
+    assert got.sides[0].carries_rps is not None
+    assert got.sides[0].carries_rps.value == 0.0
+    assert not got.sides[0].keeps_promises
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
