@@ -99,16 +99,26 @@ class _Pending(NamedTuple):
 
 @compiled
 def _act(
-    step: int, reading: int, clock: Array, due_step: Array, due_clock: Array, brake: Array, control: Control
+    step: int,
+    reading: int,
+    clock: Array,
+    told: Array,
+    due_step: Array,
+    due_clock: Array,
+    brake: Array,
+    control: Control,
 ) -> None:
-    """Commands that are due act, or are lost."""
+    """Commands that are due act, or are lost. ``told``: the clock of the last command that acted; it holds again when
+    the brake, which has wires of its own, is let go and that command is lost."""
     for group in range(len(clock)):
         if due_step[group] >= 0 and step >= due_step[group]:
-            sure = due_clock[group] == brake[group]  # the brake has wires of its own
-            if control.fails[reading, group] and not sure:
+            if due_clock[group] == brake[group]:
+                clock[group], due_step[group] = brake[group], -1
+            elif control.fails[reading, group]:
+                clock[group] = told[group]
                 due_step[group] = step + max(control.delay, 1)  # noticed when it should have acted, and sent again
             else:
-                clock[group], due_step[group] = due_clock[group], -1
+                clock[group], told[group], due_step[group] = due_clock[group], due_clock[group], -1
 
 
 @compiled
@@ -277,7 +287,7 @@ def run(
     state = _State(of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7], of[8])
     which, followed = np.zeros(MOST_PENDING, np.int64), np.zeros((2, MOST_PENDING))
     follow = _Pending(which, followed[0], followed[1], np.zeros(MOST_PENDING, np.bool_))
-    clock = ladder.clocks[0].copy()
+    clock, told = ladder.clocks[0].copy(), ladder.clocks[0].copy()
     due_step, due_clock = np.full(groups, -1), np.zeros(groups, np.int64)
     level, since = 0, -control.delay - 1
     leaf_watts, leaf_sum, leaf_waits = np.zeros(leaves), np.zeros(leaves), np.zeros(leaves)
@@ -287,7 +297,7 @@ def run(
     last_reading, acts = len(control.error) - 1, control.period + control.brake + 1.0
     for step in range(steps):
         block, other = step // BLOCK_STEPS, supply.other_watts[step]
-        _act(step, min(readings, last_reading), clock, due_step, due_clock, ladder.clocks[brake], control)
+        _act(step, min(readings, last_reading), clock, told, due_step, due_clock, ladder.clocks[brake], control)
         next_request, pending = _arrive(step, next_request, requests, state, follow, pending, log.totals)
         leaf_watts[:] = 0.0
         leaf_waits[:] = 0.0

@@ -63,8 +63,20 @@ def failures_of(text: str, plan: Plan) -> list[Failure]:
         if name not in {group.id for group in plan.decision.engines}:
             known = ", ".join(group.id for group in plan.decision.engines)
             raise InputError(f"fail: {shown(name)} is no engine group of the plan", f"it has {known}")
+        if count:
+            _check_count(int(count), name, float(at), plan)
         out.append(Failure(float(at), name, int(count) if count else None, seconds))
     return out
+
+
+def _check_count(count: int, name: str, at_s: float, plan: Plan) -> None:
+    """That so many engines of a group can fail when they are to."""
+    for step in plan.decision.schedule:
+        there = step.engines.get(name, 0)
+        if step.start_s <= at_s < step.end_s and not 1 <= count <= max(there, 1):
+            raise InputError(
+                f"fail: {count}*{name}: {name} has {there} engines at second {at_s:g}", f"write {name}@{at_s:g} for all"
+            )
 
 
 def is_scheduled(plan: Plan) -> bool:

@@ -70,7 +70,7 @@ def _promise(seen: PromiseSeen | None) -> str:
     if seen is None or seen.seen_ms is None:
         return "–"
     if not seen.holds and seen.seen_ms.value <= seen.limit_ms:
-        return f"BREAKS: {milliseconds(seen.seen_ms.value)}, others refused"
+        return f"BREAKS: {milliseconds(seen.seen_ms.value)} of those served"
     sure = "" if seen.confidence is None else f", {probability(seen.confidence)} sure"
     return f"{milliseconds(seen.seen_ms.value)}: {'holds' if seen.holds else 'BREAKS'}{sure}"
 

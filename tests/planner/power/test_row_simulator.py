@@ -104,6 +104,17 @@ def test_a_cap_acts_after_its_delay_and_the_brake_after_its_own(row: RowModel) -
     assert braked.watts[over + 12 : over + 40].max() < free.watts[over + 12 : over + 40].max()
 
 
+def test_the_brake_is_let_go_whatever_becomes_of_commands(row: RowModel) -> None:
+    """It has wires of its own: what was told last holds again."""
+    calm = replace(row.timing, error=0.0, failure_rate=0.0)
+    low = replace(row.tree, budgets=row.tree.budgets * 0.6)
+    load = ReferenceLoad(0.3, row.load.bursts)  # type: ignore[union-attr]
+    reached = one(replace(row, timing=calm, tree=low).under(load), none())
+    cut_off = one(replace(row, timing=replace(calm, failure_rate=1.0), tree=low).under(load), none())
+    assert reached.brakes > 0
+    assert cut_off.watts.tobytes() == reached.watts.tobytes()
+
+
 def test_a_class_that_no_command_reaches_is_as_fast_as_ever(row: RowModel) -> None:
     row = replace(row, tree=replace(row.tree, budgets=row.tree.budgets * 0.75))
     dead = replace(row, timing=replace(row.timing, dead=1))

@@ -87,7 +87,9 @@ def test_requests_of_a_lost_engine_are_sent_again_to_the_others() -> None:
     assert gone.goodput_rps.value == pytest.approx(gone.attainment.value * 2000 / 40, rel=0.01)
 
 
-@pytest.mark.parametrize("fail", ["engine-9@10", "engine-0", "spot:H100-SXM@10", "engine-0@x"])
+@pytest.mark.parametrize(
+    "fail", ["engine-9@10", "engine-0", "spot:H100-SXM@10", "engine-0@x", "99*engine-0@10", "0*engine-0@10"]
+)
 def test_failures_that_are_none_are_refused(fail: str) -> None:
     with pytest.raises(InputError, match="fail") as caught:
         replayed(requests=10, fail=fail)

@@ -29,8 +29,8 @@ NEWEST = FIXTURES / f"plan-{SCHEMA_VERSION}.json"
 
 TEXT = NEWEST.read_text("utf-8")
 
-MAPS = {"alone", "standard_errors_ms", "step_ms_by_part", "ttft_ms_by_part", "weights"}
-COUNTS = {"engines", "instances", "starting"}
+MAPS = {"alone", "standard_errors_ms", "step_ms_by_part", "ttft_ms_by_part", "weights", "decode_weights"}
+COUNTS = {"engines", "instances", "starting", "lost"}
 PERHAPS = {"alone"}  # maps whose numbers may be missing
 OPEN = {"config"}  # somebody else's document
 """Properties that are maps with free keys and numbers for values; everything else is closed."""
@@ -115,6 +115,8 @@ LEFT_OUT: dict[str, set[str]] = {
     "Prediction": {"electricity_usd_per_hour"},
     "FleetProof": {"rows"},
     "SuppliedPool": {"preference"},
+    "ScheduledStep": {"after_losses"},
+    "Route": {"decode_weights"},
 }
 """Where there is none."""
 

@@ -33,7 +33,6 @@ def test_both_states_time_the_same_layer(cpu: Device) -> None:
     assert {**rested.shape, "state": ""} == {**lasting.shape, "state": ""}
     timings = [measure(cpu, benchmark.prepare(cpu, point), Settings()) for point in (rested, lasting)]
     assert all(timing.median_us > 0 for timing in timings)
-    assert 0.2 < timings[1].median_us / timings[0].median_us < 5
     assert timings[0].repeats == 5
 
 
