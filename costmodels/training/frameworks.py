@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from profiles.errors import UnknownName
 from profiles.shipped import shipped
@@ -61,7 +61,8 @@ class TrainingFramework:
     gradients_8bit: float | None = None
     reduce_8bit: float | None = None
     gradients_16bit_from: int = 99
-    recompute_every: bool = False
+    recompute_layers: Literal["any", "every", "all"] = "any"
+    """How many of a stage's layers can be recomputed whole: any number, every n-th, or all."""
     pipeline_splits_batch: bool = False
     experts_need_sequence_parallel: bool = False
     even_stages: bool = False

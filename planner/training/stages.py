@@ -61,10 +61,10 @@ def whole_layers(layouts: TrainingLayouts) -> NDArray[np.bool_]:
 
 def recomputable(setting: Setting, layers: int) -> NDArray[np.bool_]:
     """Whether the framework can recompute 0, 1, … ``layers`` of that many layers whole, shape [layers + 1]."""
-    possible = np.ones(layers + 1, np.bool_)
-    if setting.framework.recompute_every:
+    way, possible = setting.framework.recompute_layers, np.ones(layers + 1, np.bool_)
+    if way != "any":
         possible[1:] = False
-        possible[[layers // every for every in range(1, layers + 1)]] = True
+        possible[[layers // every for every in range(1, layers + 1 if way == "every" else 2)]] = True
     return possible
 
 

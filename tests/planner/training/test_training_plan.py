@@ -255,6 +255,12 @@ def test_torchtitan_recomputes_every_nth_layer() -> None:
     assert not made.decision.recompute
 
 
+def test_later_torchtitans_recompute_all_layers_or_none() -> None:
+    one = {"model": "meta-llama/Llama-3.1-8B", "cluster": "8xH100", "seq_len": 8192, "dp": [8], "pp": [1]}
+    (stage,) = plan(framework="torchtitan@0.3.0", **one).decision.stages
+    assert stage.recomputed in (0, stage.layers)
+
+
 def test_megatrons_flags_name_every_degree_and_uneven_stages() -> None:
     made = plan(tp=[2], pp=[3], vpp=[1], framework="megatron")
     words = made.decision.launch.arguments
