@@ -28,7 +28,7 @@ from planner.serving.confirmation.tested_engine import TestedEngine
 from planner.serving.confirmation.trial import STEP, Trial, with_ends
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Check
-from planner.serving.engines.options import Serving, ServingOption, best_of, solved_again
+from planner.serving.engines.options import MISSES, UNTRIED, Serving, ServingOption, best_of, solved_again
 from planner.serving.operating_points import MORE, OperatingPoints
 from planner.serving.request import PlanRequest
 from planner.serving.ways_out import relaxed_to
@@ -227,7 +227,10 @@ class _Simulations:
         capacity = np.minimum(option.candidates.capacity_rps, most)
         if option.choice is not None and np.array_equal(capacity, option.candidates.capacity_rps):
             return option  # it would be the same choice
-        return solved_again(request, option, capacity)
+        left = [self.carried.get(kind, math.inf) > 0 for kind in kinds]
+        roles = option.candidates.roles
+        untried = only_simulated and set(roles[left].tolist()) == set(roles.tolist())
+        return solved_again(request, option, capacity, UNTRIED if untried else MISSES)
 
     def too_little(self, request: PlanRequest, option: ServingOption, *, only_simulated: bool) -> ServingOption:
         """An ``option`` that does not carry the load, with what it does carry: of all engines, or of those that were

@@ -190,13 +190,20 @@ def _solved(
     return replace(bare, candidates=offered, origin=origin, choice=choice)
 
 
-def solved_again(request: PlanRequest, option: ServingOption, capacity_rps: Floats) -> ServingOption:
-    """``option`` with candidates of other capacities [n]; those that carry nothing are left out."""
+MISSES = "no engine meets the SLO when it is simulated"
+UNTRIED = "none was simulated before the choice was narrowed to engines that were"
+
+
+def solved_again(
+    request: PlanRequest, option: ServingOption, capacity_rps: Floats, none_left: str = MISSES
+) -> ServingOption:
+    """``option`` with candidates of other capacities [n]; those that carry nothing are left out. ``none_left``: why,
+    where a role has none left."""
     assert option.candidates is not None
     kept, roles = np.flatnonzero(capacity_rps > 0), option.candidates.roles
     bare = replace(option, candidates=None, origin=(), choice=None, reason=None, error=None)
     if set(roles[kept].tolist()) != set(roles.tolist()):
-        return _without(bare, "no engine meets the SLO when it is simulated")
+        return _without(bare, none_left)
     offered = replace(option.candidates.take(kept), capacity_rps=capacity_rps[kept])
     return _solved(request, bare, offered, tuple(option.origin[v] for v in kept.tolist()))
 

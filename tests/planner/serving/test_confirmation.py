@@ -16,7 +16,7 @@ from planner.serving import operating_points
 from planner.serving.confirmation import confirmation
 from planner.serving.confirmation.trial import FEWEST, Trial
 from planner.serving.document.plan import Plan
-from planner.serving.engines.options import ServingOption, solved_again
+from planner.serving.engines.options import UNTRIED, ServingOption, solved_again
 from planner.serving.planning import plan
 from profiles.errors import Infeasible
 from profiles.store import ProfileStore
@@ -194,6 +194,10 @@ def test_after_some_rounds_only_simulated_engines_are_left(bare: ProfileStore, m
     assert len(loads) == 2
     assert p.prediction.engines[0].load_rps == pytest.approx(loads[0] / 2)
     assert any("only engines that had been simulated" in note for note in p.provenance.notes)
+    loads.clear()
+    either = plan({**request, "disaggregation": "auto"}, store=bare)
+    reasons = {row.serving: row.reason for row in either.proof.compared}
+    assert reasons["disaggregated"] == UNTRIED  # not that none would hold: nobody tried
     loads.clear()
     monkeypatch.setattr(confirmation, "ROUNDS", 6)
     other = plan(request, store=bare)
