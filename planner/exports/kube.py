@@ -11,7 +11,6 @@ from planner.exports.mpi import KEYS, SSH_PORT, pod_scripts
 from planner.exports.text import name_of
 from planner.exports.values import Values
 from planner.launchers.front import NodeStart
-from planner.launchers.vendors import find_vendor
 from planner.launchers.words import for_kubernetes, variables
 
 FILES = "/etc/plan/"
@@ -54,7 +53,7 @@ class Kube:
 
     def gpus_of(self, engine: PlacedEngine, count: int) -> dict[str, str]:
         """What a container asks for to be given so many of an engine's GPUs."""
-        return {self.values.gpu_resource or find_vendor(engine.spec.vendor).kubernetes_resource: str(count)}
+        return {self.values.resource_of(engine.spec.vendor): str(count)}
 
     # ------------------------------------------------------------------ pods
 

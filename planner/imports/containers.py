@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from planner.contract.engine import Role
 from planner.imports.programs import Start, known_images, release_of, start_of, starts_of
 from planner.imports.shell import Word
+from planner.launchers.vendors import vendors
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import Catalogue, Gpu
 from profiles.shipped import shipped
@@ -33,7 +34,6 @@ class GpuLabels(BaseModel):
 
     source: str
     keys: tuple[str, ...]
-    counts: tuple[str, ...]
     gpus: dict[str, str]
 
 
@@ -191,7 +191,7 @@ def _plain(value: Any) -> str:
 def _gpus_of(container: Mapping[str, Any]) -> int | None:
     resources = mapping(container.get("resources"))
     for part in ("limits", "requests"):
-        for name in gpu_labels().counts:
+        for name in (*(each.kubernetes_resource for each in vendors().values()), "gpu"):  # Dynamo's graphs say gpu
             value = mapping(resources.get(part)).get(name)
             if isinstance(value, str | int) and str(value).isdigit():
                 return int(value)

@@ -10,6 +10,7 @@ from functools import cache
 from planner.contract.engine import Role
 from planner.imports.options import all_meanings, meanings
 from planner.imports.shell import Command, Word, commands
+from planner.launchers.vendors import vendors
 from profiles.errors import InputError
 
 DEEPEST = 4
@@ -164,7 +165,7 @@ def start_of(words: Sequence[Word], environment: Mapping[str, str], line: int) -
     elif arguments and arguments[0].text == table.starts.optional:
         arguments = arguments[1:]
     gpus = around.gpus
-    visible = env.get("CUDA_VISIBLE_DEVICES") or env.get("HIP_VISIBLE_DEVICES")
+    visible = next((env[each.visible_devices] for each in vendors().values() if env.get(each.visible_devices)), None)
     if visible is not None and re.fullmatch(r"[0-9]+(,\s*[0-9]+)*,?", visible):
         gpus = len([each for each in visible.split(",") if each.strip()])
     return Start(

@@ -26,14 +26,15 @@ class Vendor(Fact):
 
 
 @cache
-def _vendors() -> dict[str, Vendor]:
+def vendors() -> dict[str, Vendor]:
+    """All that have words of their own, by the names of the hardware catalogue."""
     return shipped(_FILE, lambda document: {name: Vendor(name=name, **each) for name, each in document.items()})
 
 
 def find_vendor(name: str) -> Vendor:
     """A vendor as the hardware catalogue calls it; one that has no words of its own is told in NVIDIA's, which most
     other stacks understand."""
-    return _vendors().get(name, _vendors()["nvidia"])
+    return vendors().get(name, vendors()["nvidia"])
 
 
 def vendor_of(gpu: str) -> str:

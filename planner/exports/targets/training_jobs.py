@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from planner.exports.text import comments, name_of, yaml_text
 from planner.exports.torchrun import TrainingTarget
-from planner.launchers.vendors import find_vendor, vendor_of
+from planner.launchers.vendors import vendor_of
 from planner.launchers.words import for_kubernetes, for_shell, shell_lines, variable
 
 REPLICATED = "nodes"
@@ -73,7 +73,6 @@ class KubernetesTraining(TrainingTarget):
 
     def files(self) -> dict[str, str]:
         values, name = self.values, name_of(self.plan.request.model, "training")
-        gpus = values.gpu_resource or find_vendor(vendor_of(self.plan.decision.gpu)).kubernetes_resource
         meta = {"name": name, **({"namespace": values.namespace} if values.namespace else {})}
         files = self.arguments()
         words = [for_kubernetes(each) for each in self.torchrun(self.rank, self.head(name), "/etc/plan/")]
@@ -83,7 +82,7 @@ class KubernetesTraining(TrainingTarget):
             "command": words[:1],
             "args": words[1:],
             **({"env": [{"name": k, "value": v} for k, v in self.environment.items()]} if self.environment else {}),
-            "resources": {"limits": {gpus: str(self.gpus_per_node)}},
+            "resources": {"limits": {values.resource_of(vendor_of(self.plan.decision.gpu)): str(self.gpus_per_node)}},
             "volumeMounts": [
                 {"name": "shm", "mountPath": "/dev/shm"},
                 {"name": "plan-files", "mountPath": "/etc/plan"},

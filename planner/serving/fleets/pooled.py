@@ -61,11 +61,11 @@ class PooledRequests:
             where.append(mine)
             drawn = before.drawn(mine) if each.group.role == "decode" else None
             for end in ENDS:
-                of = each.check.outcomes.get(end, outcome)
                 if drawn is None:
+                    of = each.check.outcomes.get(end, outcome)
                     self._of[end].append({metric: metric_of(of, metric) for metric in METRICS})
                 else:
-                    self._of[end].append(before.then(of if len(of) == len(outcome) else outcome, each, drawn, end))
+                    self._of[end].append(before.then(_same_requests(each, end), each, drawn, end))
         self._weights, self._where = np.concatenate(weights), np.concatenate(where)
 
     def _values(self, metric: Metric, end: End) -> Floats:
@@ -139,11 +139,8 @@ class _Prefilled:
         """What requests see that were decoded behind those ``drawn``."""
         done, exposed = np.zeros(len(drawn)), np.zeros(len(drawn))
         for number, each in enumerate(self._kinds):
-            assert each.check is not None
-            value = each.check.outcomes["value"]
-            of = each.check.outcomes.get(end, value)
             mine = self._kind[drawn] == number
-            done[mine] = metric_of(of if len(of) == len(value) else value, "ttft")[self._row[drawn[mine]]]
+            done[mine] = metric_of(_same_requests(each, end), "ttft")[self._row[drawn[mine]]]
             transfer = next(p.transfer for p in each.pairs if p.decode.id == receiver.group.id)
             assert transfer is not None
             exposed[mine] = float(getattr(transfer.joint.exposed_us, end)[0])
@@ -154,6 +151,15 @@ class _Prefilled:
             "tpot": metric_of(decoded, "tpot"),
             "e2e": before + metric_of(decoded, "e2e"),
         }
+
+
+def _same_requests(each: Loaded, end: End) -> Outcome:
+    """The requests of the simulation at an ``end``, in the order of those in the middle, which stand in where it has
+    others."""
+    assert each.check is not None
+    value = each.check.outcomes["value"]
+    of = each.check.outcomes.get(end, value)
+    return of if len(of) == len(value) else value
 
 
 def _weighed(values: Floats, weights: Floats, p: float | None) -> float:

@@ -60,7 +60,6 @@ def _of_layout(job: Job, engine: ModelEngine) -> DisaggregatedEngines | None:
 
 
 def _prefill(roles: DisaggregatedEngines) -> PrefillCandidate:
-    loads = prefilling(roles.steps.take(np.zeros(len(UTILISATIONS), np.int64)), UTILISATIONS)
     kept = None
     for on in pairing_limits([roles]):
         slowest = slowest_decode([roles], on)
@@ -71,6 +70,7 @@ def _prefill(roles: DisaggregatedEngines) -> PrefillCandidate:
                 kept = each.prefill
     if kept is not None:
         return PrefillCandidate(roles, kept, len(kept) - 1, 0)
+    loads = prefilling(roles.steps.take(np.zeros(len(UTILISATIONS), np.int64)), UTILISATIONS)
     busy = int(np.argmin(np.abs(UTILISATIONS - BUSY)))
     return PrefillCandidate(roles, loads, busy, 0)
 
