@@ -11,6 +11,7 @@ from planner.exports.mpi import KEYS, SSH_PORT, pod_scripts
 from planner.exports.text import name_of
 from planner.exports.values import Values
 from planner.launchers.front import NodeStart
+from planner.launchers.vendors import find_vendor
 from planner.launchers.words import for_kubernetes, variables
 
 FILES = "/etc/plan/"
@@ -23,6 +24,11 @@ ENGINE_TYPE = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"
 (llm-d/llm-d-router, docs of core-metrics-extractor, read 2026-11-26)."""
 
 Object = dict[str, Any]
+
+
+def resource_of(values: Values, vendor: str) -> str:
+    """What a container asks for to be given GPUs of a ``vendor``."""
+    return values.gpu_resource or find_vendor(vendor).kubernetes_resource
 
 
 class Kube:
@@ -53,7 +59,7 @@ class Kube:
 
     def gpus_of(self, engine: PlacedEngine, count: int) -> dict[str, str]:
         """What a container asks for to be given so many of an engine's GPUs."""
-        return {self.values.resource_of(engine.spec.vendor): str(count)}
+        return {resource_of(self.values, engine.spec.vendor): str(count)}
 
     # ------------------------------------------------------------------ pods
 

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, Field
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.files import mapping_of, read_text
 from planner.contract.published import DRAFT
-from planner.launchers.vendors import find_vendor
 from profiles.errors import InputError, UnknownName
 from profiles.markup import Malformed
 from profiles.values import shown, whole
@@ -105,10 +104,6 @@ class Values(Document):
         default=None, description="torchtitan's configuration in its registry (before 0.3: the model's flavor)"
     )
     script: Argument | None = Field(default=None, description="the training script that torchrun starts")
-
-    def resource_of(self, vendor: str) -> str:
-        """What a container asks for to be given GPUs of a ``vendor``."""
-        return self.gpu_resource or find_vendor(vendor).kubernetes_resource
 
 
 def missing(values: Values, needed: Iterable[str]) -> tuple[str, ...]:

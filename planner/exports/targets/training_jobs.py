@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from planner.exports.kube import resource_of
 from planner.exports.text import comments, name_of, yaml_text
 from planner.exports.torchrun import TrainingTarget
 from planner.launchers.vendors import vendor_of
@@ -82,7 +83,7 @@ class KubernetesTraining(TrainingTarget):
             "command": words[:1],
             "args": words[1:],
             **({"env": [{"name": k, "value": v} for k, v in self.environment.items()]} if self.environment else {}),
-            "resources": {"limits": {values.resource_of(vendor_of(self.plan.decision.gpu)): str(self.gpus_per_node)}},
+            "resources": {"limits": {resource_of(values, vendor_of(self.plan.decision.gpu)): str(self.gpus_per_node)}},
             "volumeMounts": [
                 {"name": "shm", "mountPath": "/dev/shm"},
                 {"name": "plan-files", "mountPath": "/etc/plan"},
