@@ -2,8 +2,9 @@
 
 An engine's capacity for a mixture is not Σ rate ÷ capacity of its classes to the percent, and a fluid optimum loads
 every engine to what just holds. So each kind of engine that runs is simulated under its own mixture at its busiest
-step: how much of it an engine carries within the promise, less what the tail asks for (:func:`headroom_of`), is what
-the programme counts on from then on, as one factor on all classes of that kind.
+step: how much of it an engine carries within the promise, surely enough for as many engines as keep it together
+(:mod:`planner.serving.fleets.tails`), is what the programme counts on from then on, as one factor on all classes of
+that kind.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from costmodels.serving.simulator.outcome import Metric, Outcome
 from planner.contract.progress import Step
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
-from planner.serving.confirmation.trial import Trial
+from planner.serving.confirmation.trial import SETTLES, Trial
 from planner.serving.engines.aggregated import AggregatedCandidate
 from planner.serving.engines.groups import Group, Pair, pairs_of
 from planner.serving.engines.latency import Check
@@ -28,6 +29,7 @@ from planner.serving.fleets.capacities import ModelEngine, service_request
 from planner.serving.fleets.decision import Answered, Fleet, solved, with_capacity
 from planner.serving.fleets.mixtures import longest_of, workload_of
 from planner.serving.fleets.role_engines import role_candidate
+from planner.serving.fleets.tails import FORGETS, busiest, kept_for_mixtures, other_draw, rates_on
 from planner.serving.layouts import Restrictions
 from planner.serving.operating_points import Job, OperatingPoints, search
 from planner.serving.planning import CostOf, jobs_of
@@ -39,15 +41,6 @@ ROUNDS = 4
 """Fleets tried before only engines that have been simulated are chosen from."""
 
 MOST_ROUNDS = 8
-
-TAIL = {50.0: 0.02, 90.0: 0.06, 95.0: 0.08, 99.0: 0.11, 99.9: 0.15}
-"""Share of what an engine carries at one draw of arrivals that a percentile asks to be left free when it is alone. At
-p90 as measured with this simulator: at the load that just holds at one seed a single engine held in 80 % of twenty
-other draws, at 94 % of it in 95 %. The others in proportion to how much more a percentile moves from draw to draw (p99
-about twice as much)."""
-
-SHARED = 0.3
-"""Exponent by which that falls with the engines that share the load: ten held at 97 % in all draws."""
 
 CLOSE = 0.015
 """Relative change of a kind's capacity that is no news."""
@@ -71,25 +64,6 @@ Limited = tuple[Metric, float, float]
 """(metric, share of requests that stays below, µs)."""
 
 
-def headroom_of(slo: Slo, engines: int) -> float:
-    """The share of what an engine carries that is to be counted on where ``engines`` share the load."""
-    percentile = max([bound.percentile for bound in slo.bounds], default=90.0)
-    free = float(np.interp(percentile, list(TAIL), list(TAIL.values())))
-    return 1.0 - free / float(max(engines, 1) ** SHARED)
-
-
-def without_tails(found: Answered) -> MixQuestion | None:
-    """The question of a fleet whose engines were counted on for what they carry at their own draw of arrivals, nothing
-    left free for others; None where nothing was."""
-    fleet, engines = found.fleet, found.answer.engines
-    if fleet.request.headroom is not None or not fleet.request.simulation or engines is None:
-        return None
-    kept = np.ones(engines.shape[1])
-    for v, variant in enumerate(fleet.chosen.variants):
-        kept[v] = headroom_of(fleet.services[variant.service].asked.slo, int(engines[:, v].max()))
-    return replace(found.question, work=[work * kept for work in found.question.work])
-
-
 def _cost(found: Answered) -> float:
     return np.inf if found.answer.objective is None else found.answer.objective
 
@@ -109,7 +83,11 @@ class Loaded:
 
     @property
     def trial(self) -> Trial:
-        return Trial(self.request, self.group, list(self.pairs))
+        return self.tried()
+
+    def tried(self, another: float | None = None, settles: float = FORGETS) -> Trial:
+        """Where bounds are to hold in ``another`` draw of so many requests, too."""
+        return Trial(self.request, self.group, list(self.pairs), another=another, settles=settles)
 
 
 def joined(
@@ -144,34 +122,11 @@ class Settled:
     notes: tuple[str, ...]
 
 
-def busiest(found: Answered, variant: int) -> tuple[int, float]:
-    """(the step in which a kind of engine is loaded most, the share of its capacity that is used then)."""
-    used = []
-    for t, work in enumerate(found.question.work):
-        count = int(found.answer.engines[t][variant]) if found.answer.engines is not None else 0
-        cells = np.where(np.isfinite(work[:, variant]), work[:, variant], 0.0)
-        used.append(float(found.answer.shares[t][:, variant] @ cells) / count if count else 0.0)
-    t = int(np.argmax(used))
-    return t, used[t]
-
-
-def rates_on(found: Answered, variant: int, t: int) -> Floats:
-    """Requests per second of each of a service's classes that a kind of engine gets in a step, all engines of it."""
-    service = found.fleet.chosen.variants[variant].service
-    rates = np.zeros(len(found.fleet.services[service].classes))
-    for g, group in enumerate(found.groups[t]):
-        if group.service == service:
-            mine = list(group.classes)
-            rates[mine] += found.fleet.services[service].rates[t][mine] * found.answer.shares[t][g, variant]
-    return rates
-
-
 class Confirming:
     """Simulates and chooses anew."""
 
     def __init__(self, cost_of: Mapping[int, CostOf], models: Mapping[int, Architecture], progress: Progress) -> None:
         self._cost_of, self._models, self._tell = cost_of, models, progress
-        self._carried: dict[tuple[Key, tuple[float, ...]], float] = {}
 
     def settled(self, fleet: Fleet, seconds: float) -> Settled:
         """The best fleet whose engines hold. Raises what :func:`planner.serving.fleets.decision.solved` raises."""
@@ -250,10 +205,7 @@ class Confirming:
                 continue
             v = found.fleet.chosen.variants[variant]
             key, used = (v.service, v.engine), each.used
-            sharing = int(engines[each.step][variant])
-            slo = found.fleet.services[v.service].asked.slo
-            kept = headroom_of(slo, sharing) if found.fleet.request.headroom is None else 1.0
-            new = self._carries(found, each, key, used, kept, factor.get(key, 1.0))
+            new = self._carries(found, each, key, used, factor.get(key, 1.0))
             before = learnt.get(key, np.inf)
             learnt[key] = min(before, new)
         news = False
@@ -267,13 +219,31 @@ class Confirming:
             simulated.add(key)
         return loaded, news
 
-    def _carries(self, found: Answered, each: Loaded, key: Key, used: float, kept: float, old: float) -> float:
+    def _carries(self, found: Answered, each: Loaded, key: Key, used: float, old: float) -> float:
         """The factor that the simulation allows."""
-        most = each.trial.highest_rps()
+        most, _ = self._counted_on(found, each)
         promise = found.fleet.services[key[0]].asked.promise
         if promise == "class" and most > 0:
             most = self._within_classes(found, each, most)
-        return min(max(old * most * kept * used / each.group.load_rps, 1e-3), MOST_FACTOR)
+        return min(max(old * most * used / each.group.load_rps, 1e-3), MOST_FACTOR)
+
+    def _counted_on(self, found: Answered, each: Loaded) -> tuple[float, float]:
+        """Requests per second that an engine is counted on for, and those that it carries at its own draw of arrivals.
+
+        In other steps, and after losses, it gets mixtures that are not simulated: room is left for them too.
+        """
+        if found.fleet.request.headroom is not None:
+            bare = each.tried(settles=SETTLES).highest_rps()
+            return bare, bare
+        if found.question.survive.any or found.question.steps > 1:
+            engines = found.answer.engines
+            assert engines is not None
+            slo = found.fleet.services[found.fleet.chosen.variants[each.variant].service].asked.slo
+            bare = each.tried(settles=SETTLES).highest_rps()
+            return bare * kept_for_mixtures(slo, int(engines[each.step][each.variant])), bare
+        bare = each.trial.highest_rps()
+        sure = each.tried(other_draw(found, each.variant, each.step)).highest_rps()
+        return min(sure, bare) or bare, bare  # none surely: a bound on the edge of what requests see at any load
 
     def _within_classes(self, found: Answered, each: Loaded, most: float) -> float:
         """The highest of some rates at which every class keeps the promise by itself."""
@@ -293,6 +263,19 @@ class Confirming:
             if all(held is not False for held in class_holds(outcome, classes, rates, limits).values()):
                 return most * share
         return most * 0.1
+
+    def without_tails(self, settled: Settled) -> MixQuestion | None:
+        """The question of a fleet whose engines were counted on for what they carry at their own draw of arrivals,
+        nothing left free for others; None where nothing was."""
+        found = settled.found
+        if found.fleet.request.headroom is not None or not found.fleet.request.simulation:
+            return None
+        kept = np.ones(len(found.fleet.chosen.variants))
+        for variant, each in settled.engines.items():
+            if each.pairs:
+                sure, bare = self._counted_on(found, each)
+                kept[variant] = sure / bare if bare else 1.0
+        return replace(found.question, work=[work * kept for work in found.question.work])
 
     # -------------------------------------------------------------- one engine
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from planner.solving.mix.apart import Apart
 from planner.solving.mix.clock import Deadline
+from planner.solving.mix.fewer import Fewer, fewer
 from planner.solving.mix.question import MixQuestion
 from planner.solving.mix.rounds import ALMOST, Rounds
 from planner.solving.solvers import Floats, Ints, Status
@@ -66,6 +67,9 @@ def solve_mix(
     ``near`` (steps, n): what was found for one."""
     if question.shunned is not None:
         return _unshunned(question, seconds, gap, prices, near)
+    some = fewer(question)
+    if some is not None:
+        return _of_fewer(some, seconds, gap, prices, near)
     begun = time.perf_counter()
     search = Rounds(question, Deadline(seconds), gap)
     search.begin(prices)
@@ -103,6 +107,18 @@ def _unshunned(
     bound = cost if found.status == "optimal" else max(bound, 0.0)
     relative = 0.0 if found.status == "optimal" or cost <= 0 else (cost - bound) / cost
     return replace(found, objective=cost, bound=bound, gap=relative, least=min(found.least, bound))
+
+
+def _of_fewer(some: Fewer, seconds: float, gap: float, prices: Sequence[Floats], near: Ints | None) -> MixAnswer:
+    """Of all kinds, of which some are needless."""
+    like = None if near is None else some.replaced(near)
+    found = solve_mix(some.question, seconds=seconds, gap=gap, prices=[each[some.kept] for each in prices], near=like)
+    return replace(
+        found,
+        engines=None if found.engines is None else some.all_of(found.engines.astype(np.float64)).astype(np.int64),
+        shares=[some.all_of(each) for each in found.shares],
+        prices=tuple(some.prices(each) for each in found.prices),
+    )
 
 
 def mean_cost(question: MixQuestion, cost: Floats, engines: Ints) -> float:
