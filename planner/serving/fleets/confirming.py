@@ -230,12 +230,14 @@ class Confirming:
     def _counted_on(self, found: Answered, each: Loaded) -> tuple[float, float]:
         """Requests per second that an engine is counted on for, and those that it carries at its own draw of arrivals.
 
-        In other steps, and after losses, it gets mixtures that are not simulated: room is left for them too.
+        In other steps, after losses, and from engines that hand over in bursts, it gets requests that are not simulated:
+        room is left for them too.
         """
         if found.fleet.request.headroom is not None:
             bare = each.tried(settles=SETTLES).highest_rps()
             return bare, bare
-        if found.question.survive.any or found.question.steps > 1:
+        others = found.question.survive.any or found.question.steps > 1 or each.group.role != "aggregated"
+        if others:
             engines = found.answer.engines
             assert engines is not None
             slo = found.fleet.services[found.fleet.chosen.variants[each.variant].service].asked.slo

@@ -70,8 +70,7 @@ def test_always_is_never_answered_with_engines_that_do_both() -> None:
 
 
 def test_short_and_long_prompts_may_be_prefilled_on_pools_of_their_own() -> None:
-    few = {"name": "few", "pools": [{"gpu": "H100", "gpus": 3}, {"gpu": "L40S", "gpus": 16}]}
-    plan = plan_fleet(parse_fleet_request({**FLEET, "cluster": few, "disaggregation": "always", "time_limit_s": 6}))
+    plan = planned()
     gpus = {group.id: group.gpu for group in plan.decision.engines if group.role == "prefill"}
     by_range = [{gpus[name] for name in route.weights} for route in plan.decision.schedule[0].routing]
     assert len(set(gpus.values())) == 2
