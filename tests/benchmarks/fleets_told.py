@@ -26,19 +26,18 @@ def page() -> str:
 def summary() -> list[str]:
     """Of docs/accuracy.md."""
     evidence = _evidence()
-    published = evidence["published"]
-    quicker = sorted(each["its_cpu_s"] / each["cpu_s"] for each in published)[len(published) // 2]
+    rows = evidence["published"]
+    quicker = sorted(each["its_cpu_s"] / each["cpu_s"] for each in rows)[len(rows) // 2]
+    ours, theirs = ([each[name] for each in rows] for name in ("cost_over_its", "rounded_over_ours"))
     return [
         "Fleets (`make bench-fleet`): how near to the best, and how soon.",
         "",
         *_sizes(evidence["sizes"]),
         "",
-        f"Of Mélange's shape (10 × 10 sizes, 4 and 10 GPU types): {sum(each['gap'] == 0 for each in published)} of "
-        f"{len(published)} proved optimal, at {min(each['cost_over_its'] for each in published):.3f} to "
-        f"{max(each['cost_over_its'] for each in published):.3f} of its cost, {quicker:.0f} times as fast in the "
-        f"median; "
-        f"AIBrix's way costs {min(each['rounded_over_ours'] for each in published):.2f} to "
-        f"{max(each['rounded_over_ours'] for each in published):.2f} times as much.",
+        f"Of Mélange's shape (10 × 10 sizes, 4 and 10 GPU types): {sum(each['gap'] == 0 for each in rows)} of "
+        f"{len(rows)} proved optimal, at {min(ours):.3f} to {max(ours):.3f} of its cost, {quicker:.0f} times as fast "
+        "in the median; "
+        f"AIBrix's way costs {min(theirs):.2f} to {max(theirs):.2f} times as much.",
         "",
         _capacities(evidence["capacities"]),
         "",

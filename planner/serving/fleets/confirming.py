@@ -230,8 +230,8 @@ class Confirming:
     def _counted_on(self, found: Answered, each: Loaded) -> tuple[float, float]:
         """Requests per second that an engine is counted on for, and those that it carries at its own draw of arrivals.
 
-        In other steps, after losses, and from engines that hand over in bursts, it gets requests that are not simulated:
-        room is left for them too.
+        In other steps, after losses, and from engines that hand over in bursts, it gets requests that are not
+        simulated: room is left for them too.
         """
         if found.fleet.request.headroom is not None:
             bare = each.tried(settles=SETTLES).highest_rps()
