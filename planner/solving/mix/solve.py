@@ -62,12 +62,13 @@ def solve_mix(
     progress: Callable[[str], None] | None = None,
     prices: Sequence[Floats] = (),
     near: Ints | None = None,
+    every_kind: bool = False,
 ) -> MixAnswer:
     """The cheapest fleet. ``gap``: relative, at which it is good enough; ``prices``: known from questions like it, and
-    ``near`` (steps, n): what was found for one."""
+    ``near`` (steps, n): what was found for one. ``every_kind``: also of kinds that others make needless."""
     if question.shunned is not None:
-        return _unshunned(question, seconds, gap, prices, near)
-    some = fewer(question)
+        return _unshunned(question, seconds, gap, prices, near, every_kind)
+    some = None if every_kind else fewer(question)
     if some is not None:
         return _of_fewer(some, seconds, gap, prices, near)
     begun = time.perf_counter()
@@ -91,7 +92,7 @@ def solve_mix(
 
 
 def _unshunned(
-    question: MixQuestion, seconds: float, gap: float, prices: Sequence[Floats], near: Ints | None
+    question: MixQuestion, seconds: float, gap: float, prices: Sequence[Floats], near: Ints | None, every_kind: bool
 ) -> MixAnswer:
     """Chosen with what is shunned counted as cost, and answered without: the bound is that of fleets which have no more
     of it."""
@@ -99,7 +100,7 @@ def _unshunned(
     assert shunned is not None
     dearer = replace(question.kinds, cost=question.kinds.cost + shunned)
     counted = replace(question, kinds=dearer, paid=question.of_budget, shunned=None)
-    found = solve_mix(counted, seconds=seconds, gap=gap, prices=prices, near=near)
+    found = solve_mix(counted, seconds=seconds, gap=gap, prices=prices, near=near, every_kind=every_kind)
     if found.engines is None or found.objective is None or found.bound is None:
         return found
     beside = mean_cost(question, shunned, found.engines)
