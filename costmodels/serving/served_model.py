@@ -113,7 +113,9 @@ class ServedModel:
             and self.framework.release.older_than(slow.before)
         )
         compiled = {"all": True, "latent_attention": self.model.is_latent, "none": False}[can.compiles_at_first]
-        return Slow(blocks, compiled)
+        one = can.one_process
+        more = one.us_per_sequence if one is not None and self.framework.release.older_than(one.before) else 0.0
+        return Slow(blocks, compiled, more)
 
     @property
     def gpu(self) -> Gpu:

@@ -211,10 +211,12 @@ def model_kind(layers: int, hidden: int, precision: str) -> str:
 @dataclass(frozen=True)
 class Slow:
     """Whether a model has experts in scaled blocks of fp8, on a GPU and under a release that are slow with them;
-    whether kernels of it are compiled when their shapes first come."""
+    whether kernels of it are compiled when their shapes first come; what the release takes more of each running
+    sequence."""
 
     block_experts: bool = False
     compiled: bool = False
+    sequence_us: float = 0.0
 
 
 class Calibration(BaseModel):
@@ -307,7 +309,7 @@ class Calibration(BaseModel):
                 "effect": effect,
                 "met": gpu.name in self.on_gpus and model in self.models,
                 "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
-                "step_us_per_sequence": self.step_us_per_sequence + sampled,
+                "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
             }
         )

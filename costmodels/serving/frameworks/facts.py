@@ -103,6 +103,13 @@ class SlowExperts(Facts):
     before: str  # the first release that does without
 
 
+class OneProcess(Facts):
+    """Releases whose scheduler, detokenizer and output share a process and a thread with the steps."""
+
+    before: str  # the first release that does without
+    us_per_sequence: float = Field(ge=0)  # of a step, for each running sequence, beside the calibration's
+
+
 class ExpertBackend(Facts):
     """Which of its kernels for experts an engine must be told to run: those that its rows, or a stand-in's, are of."""
 
@@ -147,6 +154,7 @@ class Capabilities(Facts):
     precisions: frozenset[str]
     weight_only: dict[str, float] = {}
     slow_fp8_block_experts: SlowExperts | None = None
+    one_process: OneProcess | None = None
     compiles_at_first: Literal["none", "all", "latent_attention"] = "none"
     caches: dict[str, tuple[str, ...]] = {}
     own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}
