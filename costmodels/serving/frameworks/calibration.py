@@ -75,6 +75,9 @@ OTHER_LAYERS = 0.5
 TREND_GOES_ON_DAYS = 90
 """After the last release with runs, that the trend is taken to go on for."""
 
+IN_PROGRESS = 0.5
+"""Of the step in progress, what a request that comes at random waits for; it is played."""
+
 LOADS = (4.0, 32.0, 256.0)
 """Users at which the widths of intervals are known; between them by the logarithm, beyond as at the ends."""
 
@@ -361,7 +364,9 @@ class Calibration(BaseModel):
         busy = others / np.maximum(concurrency, 1.0)
         gathered = np.minimum(self.rank_steps, steps_to_gather(ranks, concurrency, outputs))
         own = math.exp(self.effect.front) * (self.request_us + self.request_us_per_token * prompt_tokens)
-        there, played = (others, 0.0) if coming_per_us is None else (np.minimum(coming_per_us * own, others), 0.5)
+        there, played = (
+            (others, 0.0) if coming_per_us is None else (np.minimum(coming_per_us * own, others), IN_PROGRESS)
+        )
         own = own + math.exp(self.effect.front) * self.request_us_per_concurrent * there
         steps = np.where(polled, 0.0, max(self.request_steps - played, 0.0) * busy)
         return np.asarray(own + (steps + np.where(np.asarray(ranks) > 1, gathered, 0.0)) * tpot_us)
