@@ -36,8 +36,8 @@ _STATISTICS = (("ttft_ms_mean",), ("ttft_ms_p50",), ("tpot_ms_mean",), ("tpot_ms
 @dataclass(frozen=True)
 class Lesson:
     """What was learned; ``left_out``: rows that were not used, by reason; ``used``: those that were; ``before``:
-    log(measured ÷ predicted) [4, n] with the constants that stood before; ``as_they_were``: the runs tell nothing beyond
-    chance that those do not."""
+    log(measured ÷ predicted) [4, n] with the constants that stood before; ``as_they_were``: the runs tell nothing
+    beyond chance that those do not."""
 
     learned: Learned
     left_out: tuple[tuple[str, int], ...]
