@@ -114,11 +114,7 @@ class ServedModel:
         )
         compiled = {"all": True, "latent_attention": self.model.is_latent, "none": False}[can.compiles_at_first]
         drafting, release = can.unhidden_drafting, self.framework.release
-        waits = (
-            drafting is not None
-            and not release.older_than(drafting.since)
-            and release.older_than(drafting.before)
-        )
+        waits = drafting is not None and not release.older_than(drafting.since) and release.older_than(drafting.before)
         return Slow(blocks, compiled, drafting.step_us if drafting is not None and waits else 0.0)
 
     @property

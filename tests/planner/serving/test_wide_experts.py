@@ -111,7 +111,8 @@ class TestPublishedEngines:
                 h200 | {"workload": "isl=1,osl=1,concurrency=1,draft=3,acceptance=0.643"},
                 h200 | {"workload": "isl=1,osl=1,concurrency=1,draft=2,acceptance=0.697", "framework": "sglang@0.5.8"},
                 {
-                    "gpu": "H20", "dp": "16", "ep": "16", "redundant": "", "isl": "4096", "osl": "1536", "concurrency": "128",
+                    "gpu": "H20", "dp": "16", "ep": "16", "redundant": "", "isl": "4096", "osl": "1536",
+                    "concurrency": "128",
                     "overlap": "single_batch", "kv_precision": "fp8", "framework": "sglang@0.5.2",
                     "workload": "isl=1,osl=1,concurrency=1,draft=1,acceptance=0.85",
                 },
