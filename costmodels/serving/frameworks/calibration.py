@@ -214,10 +214,12 @@ def model_kind(layers: int, hidden: int, precision: str) -> str:
 @dataclass(frozen=True)
 class Slow:
     """Whether a model has experts in scaled blocks of fp8, on a GPU and under a release that are slow with them;
-    whether kernels of it are compiled when their shapes first come."""
+    whether kernels of it are compiled when their shapes first come; what steps that draft take more where attention is
+    data parallel, µs."""
 
     block_experts: bool = False
     compiled: bool = False
+    drafting_us: float = 0.0
 
 
 class Calibration(BaseModel):
@@ -241,6 +243,7 @@ class Calibration(BaseModel):
     uneven_experts: float = Field(default=0.0, ge=0)
     first_us: float = Field(default=0.0, ge=0)
     first_on_amd: float = Field(default=1.0, ge=1)
+    drafting_us: float = 0.0  # resolved: of the release (its capabilities), in no fit
     effect: Effect = Effect()  # that holds, of those below
     effects: Effects = Effects()
     acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
@@ -309,6 +312,7 @@ class Calibration(BaseModel):
             update={
                 "effect": effect,
                 "met": gpu.name in self.on_gpus and model in self.models,
+                "drafting_us": slow.drafting_us,
                 "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
                 "step_us_per_sequence": self.step_us_per_sequence + sampled,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
