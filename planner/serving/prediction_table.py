@@ -15,8 +15,7 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
 from costmodels.origins import HOW
-from costmodels.serving.calibration_fit.asked import AskedLoops
-from costmodels.serving.calibration_fit.rate_play import asked_at_rate
+from costmodels.serving.calibration_fit.asked import AskedLoops, asked_at_rate
 from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
