@@ -40,6 +40,7 @@ class MeasuredRuns:
         row: of the table that they came in.
         framework, gpu, generation, vendor, model, kind, campaign: labels.
         offset: effects [n, 4] that are known before anything is fitted.
+        at_rate: what came at a rate, None in a closed loop; coming_per_ms: requests, there.
         measured: [statistics, n] by :data:`STATISTICS`, ms, NaN where there is none.
     """
 
@@ -67,6 +68,8 @@ class MeasuredRuns:
     kind: Texts
     campaign: Texts
     offset: Floats
+    at_rate: NDArray[np.object_]  # RatePlay or None
+    coming_per_ms: Floats
     measured: Floats
 
     def take(self, index: Ints) -> MeasuredRuns:
@@ -75,6 +78,11 @@ class MeasuredRuns:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    @property
+    def closed(self) -> NDArray[np.bool_]:
+        """Which are of a fixed number of users."""
+        return np.isnan(self.coming_per_ms)
 
 
 def day_number(day: dt.date | None) -> float:
@@ -157,4 +165,6 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
         "vendor": label(served.gpu.vendor),
         "model": label(served.model.name),
         "kind": label(served.kind),
+        "at_rate": np.array([loops.at_rate] * n, dtype=object),
+        "coming_per_ms": np.full(n, np.nan if loops.at_rate is None else loops.at_rate.coming_per_ms),
     }
