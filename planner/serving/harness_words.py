@@ -64,7 +64,7 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
         lengths = [number(record.get(name, "")) for name in TOTALS]
         if not all(each is None or _is_chosen(each) for each in lengths):
             out["spread"] = DATA_SET
-            notes.append("isl and osl are no round numbers, so means of a data set: lengths between 0.5 and 1.5 of them")
+            notes.append("isl and osl are no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
     return _experts(out, notes)
 
 
