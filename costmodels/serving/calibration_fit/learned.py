@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.constants import FACTORS, LEAST, MOST, NAMES, OfRuns, front_ms, predicted_ms
 from costmodels.serving.calibration_fit.effects import IN_EFFECT, KINDS, RELEASES, at_knots
-from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fit, held_out
+from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fifths, fit, held_out
 from costmodels.serving.calibration_fit.intervals import Residuals, added, at_load, front_spread, pooled, spreads_of
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
 from costmodels.serving.frameworks.calibration import (
@@ -134,7 +134,7 @@ def folds_of(runs: MeasuredRuns) -> dict[str, dict[str, NDArray[np.bool_]]]:
             newest |= mine & (runs.days >= starts[int(np.argmin(shares))])
     out["date"] = {"newest": newest} if newest.any() else {}
     if len(runs) <= FEW:
-        out["rows"] = {str(turn): np.arange(len(runs)) % 5 == turn for turn in range(5)}
+        out["rows"] = {str(turn): held for turn, held in enumerate(fifths(runs))}
     return {name: folds for name, folds in out.items() if folds}
 
 

@@ -75,6 +75,9 @@ OTHER_LAYERS = 0.5
 TREND_GOES_ON_DAYS = 90
 """After the last release with runs, that the trend is taken to go on for."""
 
+IN_PROGRESS = 0.5
+"""Of the step in progress, what a request that comes at random waits for; it is played."""
+
 LOADS = (4.0, 32.0, 256.0)
 """Users at which the widths of intervals are known; between them by the logarithm, beyond as at the ends."""
 
@@ -212,11 +215,12 @@ def model_kind(layers: int, hidden: int, precision: str) -> str:
 class Slow:
     """Whether a model has experts in scaled blocks of fp8, on a GPU and under a release that are slow with them;
     whether kernels of it are compiled when their shapes first come; what steps that draft take more where attention is
-    data parallel, µs."""
+    data parallel, µs; what the release takes more of each running sequence, µs."""
 
     block_experts: bool = False
     compiled: bool = False
     drafting_us: float = 0.0
+    sequence_us: float = 0.0
 
 
 class Calibration(BaseModel):
@@ -311,7 +315,7 @@ class Calibration(BaseModel):
                 "met": gpu.name in self.on_gpus and model in self.models,
                 "drafting_us": slow.drafting_us,
                 "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
-                "step_us_per_sequence": self.step_us_per_sequence + sampled,
+                "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
             }
         )
@@ -365,7 +369,9 @@ class Calibration(BaseModel):
         busy = others / np.maximum(concurrency, 1.0)
         gathered = np.minimum(self.rank_steps, steps_to_gather(ranks, concurrency, outputs))
         own = math.exp(self.effect.front) * (self.request_us + self.request_us_per_token * prompt_tokens)
-        there, played = (others, 0.0) if coming_per_us is None else (np.minimum(coming_per_us * own, others), 0.5)
+        there, played = (
+            (others, 0.0) if coming_per_us is None else (np.minimum(coming_per_us * own, others), IN_PROGRESS)
+        )
         own = own + math.exp(self.effect.front) * self.request_us_per_concurrent * there
         steps = np.where(polled, 0.0, max(self.request_steps - played, 0.0) * busy)
         return np.asarray(own + (steps + np.where(np.asarray(ranks) > 1, gathered, 0.0)) * tpot_us)
