@@ -25,6 +25,7 @@ from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload
 from planner.serving.harness_words import in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
+from planner.serving.measured.campaigns import CampaignEngine, as_started
 from planner.serving.wide_experts import EngineMachines, WideAsked, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric
@@ -149,6 +150,12 @@ def asked_row(
         )
     work = counted(work, model)
     notes += _told_of(record, model, work)
+    tp, _, dp = degrees_of(layout)[:3]
+    drafts = work.speculation is None and _drafts(record.get("spec", ""))
+    if (users := work.concurrency) is not None:
+        weights = record.get("precision", "")
+        engine = CampaignEngine(framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts)
+        record = as_started(record, engine, notes)
     return AskedRow(
         index,
         named,
@@ -163,7 +170,7 @@ def asked_row(
         _sampling(record.get("sampling", "")),
         _positive("osl_length_biased", biased) if (biased := record.get("osl_length_biased")) else None,
         record.get("mode", "").casefold().startswith(_BURSTS),
-        work.speculation is None and _drafts(record.get("spec", "")),
+        drafts,
         tuple(notes),
         wide,
         state,
