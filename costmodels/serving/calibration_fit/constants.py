@@ -81,7 +81,7 @@ def steps_ms(c: OfRuns, runs: MeasuredRuns) -> tuple[Floats, Floats]:
 
     blocks = np.where(runs.slow_blocks[:, None], c["block_experts"], 0.0)
     host = c["step"] + (c["step_per_layer"] + blocks) * layers
-    sequence = c["step_per_sequence"] + np.where(runs.greedy[:, None], 0.0, c["sampled"])
+    sequence = c["step_per_sequence"] + np.where(runs.greedy[:, None], 0.0, c["sampled"]) + runs.sequence_ms[:, None]
     decode = np.exp(c.step)[:, None] * (
         kernels(runs.parts_ms[:, :DECODE_LEVELS], runs.uneven[:, :DECODE_LEVELS], "moe") + host
     )

@@ -33,7 +33,8 @@ class MeasuredRuns:
         uneven: [n, levels], of experts (:class:`~costmodels.serving.step.StepTimes`).
         decode_batch, prompts, chunks, stages, mixed: of the grid that the steps belong to.
         layers: of the model; ``slow_blocks``: whether its experts are blocks of fp8 that the release is slow with;
-            ``compiled``: whether its kernels are compiled when their shapes first come.
+            ``compiled``: whether its kernels are compiled when their shapes first come; ``sequence_ms``: what the
+            release takes more of each running sequence.
         ranks: attention ranks; ``load``: what clients sent.
         days: of the release, since 2025.
         row: of the table that they came in.
@@ -53,6 +54,7 @@ class MeasuredRuns:
     layers: Ints
     slow_blocks: NDArray[np.bool_]
     compiled: NDArray[np.bool_]
+    sequence_ms: Floats
     greedy: NDArray[np.bool_]
     ranks: Ints
     load: Load
@@ -153,6 +155,7 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
         "layers": np.full(n, served.model.layers),
         "slow_blocks": np.full(n, served.slow.block_experts),
         "compiled": np.full(n, served.slow.compiled),
+        "sequence_ms": np.full(n, served.slow.sequence_us / 1e3),
         "greedy": np.full(n, served.greedy),
         "ranks": loops.layouts.dp,
         "days": np.full(n, day_number(day)),

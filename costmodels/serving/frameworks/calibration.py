@@ -215,11 +215,12 @@ def model_kind(layers: int, hidden: int, precision: str) -> str:
 class Slow:
     """Whether a model has experts in scaled blocks of fp8, on a GPU and under a release that are slow with them;
     whether kernels of it are compiled when their shapes first come; what steps that draft take more where attention is
-    data parallel, µs."""
+    data parallel, µs; what the release takes more of each running sequence, µs."""
 
     block_experts: bool = False
     compiled: bool = False
     drafting_us: float = 0.0
+    sequence_us: float = 0.0
 
 
 class Calibration(BaseModel):
@@ -314,7 +315,7 @@ class Calibration(BaseModel):
                 "met": gpu.name in self.on_gpus and model in self.models,
                 "drafting_us": slow.drafting_us,
                 "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
-                "step_us_per_sequence": self.step_us_per_sequence + sampled,
+                "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
             }
         )

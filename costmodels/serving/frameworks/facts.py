@@ -103,6 +103,13 @@ class SlowExperts(Facts):
     before: str  # the first release that does without
 
 
+class OneProcess(Facts):
+    """Releases whose scheduler, detokenizer and output share a process and a thread with the steps."""
+
+    before: str  # the first release that does without
+    us_per_sequence: float = Field(ge=0)  # of a step, for each running sequence, beside the calibration's
+
+
 class UnhiddenDrafting(Facts):
     """Releases in which the host draws up a step that drafts while the GPUs wait, and attention is data parallel."""
 
@@ -156,6 +163,7 @@ class Capabilities(Facts):
     precisions: frozenset[str]
     weight_only: dict[str, float] = {}
     slow_fp8_block_experts: SlowExperts | None = None
+    one_process: OneProcess | None = None
     unhidden_drafting: UnhiddenDrafting | None = None
     compiles_at_first: Literal["none", "all", "latent_attention"] = "none"
     caches: dict[str, tuple[str, ...]] = {}
