@@ -40,7 +40,7 @@ class Answers:
         input_share: tokens of prompts for each of outputs.
         falls_behind: [n], where requests come at a rate: whether the engine does not keep up with steps at the slow end
             of their interval; None: in a closed loop, which waits for it.
-        tpot_parts, ttft_parts: what the means of a closed loop consist of, µs.
+        tpot_parts, ttft_parts: what the means consist of, µs.
     """
 
     ttft: Latency
