@@ -22,10 +22,10 @@ from planner.contract.words import attention_is_data_parallel, folded
 from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
+from planner.serving.campaigns import CampaignEngine, as_started
 from planner.serving.harness_words import in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
-from planner.serving.measured.campaigns import CampaignEngine, as_started
 from planner.serving.wide_experts import EngineMachines, WideAsked, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric

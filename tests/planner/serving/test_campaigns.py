@@ -9,7 +9,7 @@ import pytest
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.workload.workload import parse_workload
 from planner.serving.asked_rows import AskedRow, asked_row
-from planner.serving.measured.campaigns import CampaignEngine, as_started, campaigns
+from planner.serving.campaigns import CampaignEngine, as_started, campaigns
 from planner.serving.prediction_table import model_at
 from profiles.descriptions import catalogue_with
 
