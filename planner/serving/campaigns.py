@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict
 
 from profiles.shipped import shipped
 
+COLD = "warmup_requests"
+"""The column that says how many requests were sent before those that count; 0: the engine was cold."""
+
 ONE_PROMPT = "one prompt"
 _ROUND = 64  # tokens that a budget of one prompt is rounded up to, beside as many to spare
 _DRAFTED, _DRAFTED_APART = 3, 1  # tokens a step where the model drafts, and with attention data parallelism
@@ -87,13 +90,14 @@ class CampaignRecipe(BaseModel):
 
 
 class Campaign(BaseModel):
-    """One that publishes its scripts."""
+    """One that publishes its scripts; ``cold``: whether it measures engines that were just started."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
     url: str
     read: dt.date
+    cold: bool = False
     recipes: tuple[CampaignRecipe, ...]
 
 
@@ -110,7 +114,11 @@ def as_started(record: Mapping[str, str], engine: CampaignEngine, notes: list[st
     out, source = dict(record), record.get("source", "").casefold()
     campaign = next((each for name, each in campaigns().items() if source.startswith(name)), None)
     recipe = next((each for each in campaign.recipes if each.fits(engine)), None) if campaign is not None else None
-    if campaign is None or recipe is None:
+    if campaign is None:
+        return out
+    if campaign.cold and not out.get(COLD):
+        out[COLD] = "0"
+    if recipe is None:
         return out
     said = {n: text for n, text in recipe.said(engine, record.get("date", "")).items() if not record.get(n)}
     if said:

@@ -168,8 +168,8 @@ def front_us(calibration: Calibration, load: Load, tpot_us: Floats, ranks: Ints)
 
 
 def opening_us(calibration: Calibration, load: Load, requests: int) -> Floats:
-    """What the requests of the opening burst wait longer, [n, requests]."""
-    waits = np.where(load.generations > 1, calibration.first_us, 0.0)[:, None]
+    """What the requests of the opening burst wait longer where the engine is cold, [n, requests]."""
+    waits = np.where(load.opens_cold, calibration.first_us, 0.0)[:, None]
     opening = np.arange(requests) < np.minimum(load.concurrency, SLOTS)[:, None]
     return np.asarray(np.where(opening, waits, 0.0))
 

@@ -12,6 +12,7 @@ from planner.serving.asked_rows import AskedRow, asked_row
 from planner.serving.campaigns import CampaignEngine, as_started, campaigns
 from planner.serving.prediction_table import model_at
 from profiles.descriptions import catalogue_with
+from profiles.errors import InputError
 
 ROW = {
     "source": "inferencex",
@@ -51,6 +52,15 @@ def test_other_rows_are_as_they_were(said: dict[str, str]) -> None:
     row = asked(**said)
     assert (row.recipe.polling_interval, row.recipe.max_num_batched_tokens) == (None, None)
     assert not any("InferenceX" in note for note in row.notes)
+
+
+def test_engines_are_warm_unless_said_otherwise() -> None:
+    assert asked().cold
+    assert asked(warmup_requests="0", source="my lab").cold
+    assert not asked(warmup_requests="20").cold
+    assert not asked(source="my lab").cold
+    with pytest.raises(InputError, match="warmup_requests: 'some' is no number"):
+        asked(warmup_requests="some")
 
 
 @pytest.mark.parametrize(
