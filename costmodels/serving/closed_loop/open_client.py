@@ -18,7 +18,16 @@ from costmodels.serving.recipe import Started
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
-from costmodels.serving.simulator.capacity import LONG, keeps_up, once_settled, over_us
+from costmodels.serving.simulator.capacity import (
+    HARDLY_MEET,
+    LONG,
+    MANY,
+    between_modes,
+    keeps_up,
+    once_settled,
+    over_us,
+    share_error,
+)
 from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.outcome import Metric, Outcome
@@ -34,6 +43,10 @@ LIFETIMES = 6
 """The run must last so many times as long as a request, or it ends before the engine has filled up."""
 
 SETTLED = 0.4  # share of the requests after which the engine counts as filled up; those before are left out
+
+
+TOLD = (0.5, 0.99)
+"""Percentiles that are told."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,9 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
             "lower the rate, or use more or larger engines",
         )
     warm = outcome.trimmed(SETTLED, 0.0)
+    if load.requests is None and _unsure(warm, rate_rps):
+        count = MANY
+        warm = simulate(engines["value"], requests_at(*load.drawn(count), rate_rps, seed=0)).trimmed(SETTLED, 0.0)
     calibration = served.calibration
     in_flight = rate_rps * warm.mean_us("e2e") / 1e6
     tpot = 0.0 if load.shape.osl == 1 else warm.mean_us("tpot")  # an answer of one token has none
@@ -150,12 +166,15 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         """With steps and front end at the ends of their intervals, the engine played again."""
 
         def estimates(p: float | None) -> Estimates:
+            if p is not None and between_modes(warm, metric, p):  # the higher one, as long as it may be
+                p = min(p + share_error(warm, metric, p), 1.0)
             value, low, high = (
                 np.array([over_us(seen[end], metric, p, LONG) + before[end]]) for end in ("value", *ENDS)
             )
             return Estimates(value, np.minimum(low, value), np.maximum(high, value), how, inside)
 
-        return Latency(estimates(None), estimates(0.5), estimates(0.99).value)
+        median, tail = TOLD
+        return Latency(estimates(None), estimates(median), estimates(tail).value)
 
     return Answers(
         latency("ttft", fronts),
@@ -167,6 +186,13 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         watts,
         np.array([shape.isl / shape.osl]),
         falls_behind=np.array([not keeps_up(seen["high"])]),
+    )
+
+
+def _unsure(warm: Outcome, rate_rps: float) -> bool:
+    """Whether a percentile that is told lies between two modes, and only more requests tell at which."""
+    return rate_rps * warm.mean_us("e2e") / 1e6 <= HARDLY_MEET and any(
+        between_modes(warm, metric, p) for metric in get_args(Metric) for p in TOLD
     )
 
 
