@@ -272,6 +272,7 @@ class Calibration(BaseModel):
     unknown_of_kind: dict[str, dict[Literal["gpu", "model"], HalfWidths]] = {}  # in the place of those two, by kind
     models: tuple[str, ...] = ()  # architectures with runs
     met: bool = False  # resolved: the GPU type and the model both have runs, so that these say what there is to say
+    doubtful: tuple[str, ...] = ()  # latencies of own runs left out that are predicted worse with these than before
     rows: int  # distinct measurements behind the constants
     fitted_on: str
     date: str
