@@ -170,7 +170,8 @@ class Fields:
         if not isinstance(rope, Mapping) or "yarn" not in (rope.get("rope_type"), rope.get("type")):
             return longest
         original, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
-        if not isinstance(original, int) or not isinstance(factor, int | float) or not 0 < factor < 1e6:
+        numbers = isinstance(original, int) and isinstance(factor, int | float)
+        if not numbers or not (0 < original < 1e9 and 0 < factor < 1e6):
             must = "YaRN with a positive factor and original_max_position_embeddings"
             raise self._wrong("rope_scaling", dict(rope), must)
         return max(longest, round(original * factor))
