@@ -129,6 +129,27 @@ def test_what_nobody_says_is_taken_and_told() -> None:
     assert "dispatch_tokens=256" in answer["note"]
 
 
+def test_copies_are_taken_where_experts_do_not_divide() -> None:
+    gathers = {"framework": "vllm", "gpu": "H200", "dp": "48", "ep": "48", "redundant": "", "concurrency": "480"}
+    answer = asked(
+        gathers | {"role": ""}, gathers | {"exchange": "none"}, gathers | {"redundant": "32", "exchange": "none"}
+    )
+    assert not answer["error"].any()
+    assert answer["note"].str.contains("eplb=static").all()
+    assert answer["note"].str.contains("redundant=32").tolist() == [True, True, False]
+    assert answer["tpot_ms_mean"][1] == answer["tpot_ms_mean"][2]
+    (refused,) = asked(gathers | {"redundant": "0"})["error"]
+    assert "EP48 needs 288 slots: redundant=32" in refused
+
+
+def test_prompts_wait_however_few_an_engine_admits() -> None:
+    many = PREFILL | {"isl": "2000", "concurrency": str(32 * 400), "gpu_memory_utilization": ""}
+    plain, few = asked(many, many | {"max_num_seqs": "16"}).to_dict("records")
+    assert float(few["ttft_ms_mean"]) == pytest.approx(float(plain["ttft_ms_mean"]), rel=0.01)
+    rate = float(plain["input_tokens_per_s_per_gpu"]) / 2000
+    assert float(plain["ttft_ms_mean"]) == pytest.approx(400 / rate * 1e3, rel=0.01)
+
+
 def test_tensorrt_llm_sends_tokens_where_more_gpus_share_experts_than_a_token_has() -> None:
     base = {"framework": "trtllm", "gpu": "GB200", "redundant": "", "concurrency": "512"}
     wide, narrow, hopper = asked(
