@@ -59,9 +59,10 @@ def _refuse_results(path: Path, given: Mapping[str, Any]) -> None:
     """What a load generator measured is no workload: it says how long requests were on average, not each of them."""
     if not {"total_input_tokens", "total_output_tokens", "completed"} <= set(given):
         return
+    names = ("total_input_tokens", "total_output_tokens", "completed", "duration")
+    told = [given.get(name) for name in names]
     prompts, answers, requests, seconds = (
-        given.get(name) if isinstance(given.get(name), int | float) else 0
-        for name in ("total_input_tokens", "total_output_tokens", "completed", "duration")
+        float(x) if isinstance(x, int | float) and abs(x) < 1e15 else 0.0 for x in told
     )
     pairs = [
         f"{name}={round(total / requests)}" for name, total in (("isl", prompts), ("osl", answers)) if requests > 0
