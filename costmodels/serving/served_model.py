@@ -120,6 +120,7 @@ class ServedModel:
             compiled,
             drafting.step_us if drafting is not None and waits else 0.0,
             one.us_per_sequence if one is not None and release.older_than(one.before) else 0.0,
+            self.model.is_moe,
         )
 
     @property

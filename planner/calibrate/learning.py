@@ -45,6 +45,15 @@ class Lesson:
     before: Floats
     as_they_were: bool = False
 
+    @property
+    def doubted(self) -> Lesson:
+        """The same, its calibrations saying themselves where runs left out are predicted worse: plans repeat it."""
+        lost = {name: tuple(sorted({each["what"] for each in told["worse"]})) for name, told in self.said().items()}
+        marked = {
+            name: each.model_copy(update={"doubtful": lost[name]}) for name, each in self.learned.calibrations.items()
+        }
+        return replace(self, learned=replace(self.learned, calibrations=marked))
+
     def said(self) -> dict[str, Any]:
         """By framework: ``runs``, ``errors`` in per cent by what was held out (``before``: the constants that stood),
         which of them got ``worse``, and what ``moved``."""
@@ -164,7 +173,7 @@ def calibrate(
         prior = weighed(runs, prior)
     before = as_known(runs, known) if not fresh else np.full(runs.measured.shape, np.nan)
     learned = learn(runs, prior, known, (said, dt.datetime.now(dt.UTC).date().isoformat()), progress)
-    return Lesson(learned, left, len(runs), before, as_they_were=prior.weight == max(OWN_WEIGHTS))
+    return Lesson(learned, left, len(runs), before, as_they_were=prior.weight == max(OWN_WEIGHTS)).doubted
 
 
 def statistics_of(truth: Measured, rows: int) -> Floats:

@@ -58,6 +58,8 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
         kind=np.full(n, "60x4096 fp8", dtype=object),
         campaign=chosen("lab", "other lab"),
         offset=np.zeros((n, 4)),
+        at_rate=np.full(n, None, dtype=object),
+        coming_per_ms=np.full(n, np.nan),
         measured=np.full((4, n), np.nan),
     )
     values = np.tile(START, (n, 1))
