@@ -22,13 +22,14 @@ from planner.contract.words import attention_is_data_parallel, folded
 from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
+from planner.serving.campaigns import COLD, CampaignEngine, as_started
 from planner.serving.harness_words import in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
 from planner.serving.wide_experts import EngineMachines, WideAsked, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric
-from profiles.values import number, shown
+from profiles.values import number, shown, whole
 
 if TYPE_CHECKING:
     from planner.experts.placement import Loads
@@ -49,9 +50,9 @@ Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool, 
 """What rows that are predicted together share."""
 
 FEWEST_REQUESTS = 100
-RUN = ("osl_length_biased", "mode", "spec")
+RUN = ("osl_length_biased", "mode", "spec", COLD)
 """Columns of measured runs: how long the outputs of running requests are (E[L²] ÷ E[L], tokens), how requests are sent
-(``burst…``: all at once, and no more), and whether the model drafts for itself."""
+(``burst…``: all at once, and no more), whether the model drafts for itself, and how many requests were sent before."""
 
 _BURSTS, _LOOPS = ("burst", "offline"), ("", "closed", "open")
 _DRAFTS, _NO_DRAFTS = ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false")
@@ -88,6 +89,7 @@ class AskedRow:
     outputs: float | None = None  # tokens of a running request's output, where they are told
     burst: bool = False
     drafts: bool = False
+    cold: bool = False  # just started, and nothing was sent to warm it up
     notes: tuple[str, ...] = ()
     wide: WideAsked = field(default_factory=WideAsked)
     state: OperatingState | None = None
@@ -149,6 +151,12 @@ def asked_row(
         )
     work = counted(work, model)
     notes += _told_of(record, model, work)
+    tp, _, dp = degrees_of(layout)[:3]
+    drafts = work.speculation is None and _drafts(record.get("spec", ""))
+    if (users := work.concurrency) is not None:
+        weights = record.get("precision", "")
+        engine = CampaignEngine(framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts)
+        record = as_started(record, engine, notes)
     return AskedRow(
         index,
         named,
@@ -163,7 +171,8 @@ def asked_row(
         _sampling(record.get("sampling", "")),
         _positive("osl_length_biased", biased) if (biased := record.get("osl_length_biased")) else None,
         record.get("mode", "").casefold().startswith(_BURSTS),
-        work.speculation is None and _drafts(record.get("spec", "")),
+        drafts,
+        _cold(record.get(COLD, "")),
         tuple(notes),
         wide,
         state,
@@ -188,6 +197,10 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
     given = {name: plain_number(name, text) for name in LOAD if (text := record.get(name, ""))}
     if "concurrency" in given:
         given["concurrency"] = _users(given["concurrency"], notes)
+    for name in ("isl", "osl"):
+        if (mean := number(given.get(name, ""))) is not None and mean != int(mean) and 1 <= mean <= LARGEST:
+            given[name] = str(round(mean))
+            notes.append(f"{name} is a mean of {record[name]} tokens, predicted as {given[name]}")
     if {"concurrency", "rate"} <= set(given):
         raise InputError("concurrency, rate: both given", "give one of them in each row")
     sent = given.get("requests", "")
@@ -285,6 +298,16 @@ def _drafts(text: str) -> bool:
             "give mtp where the model drafts for itself, else none; or draft and acceptance in the workload",
         )
     return word in _DRAFTS
+
+
+def _cold(text: str) -> bool:
+    """Whether nothing warmed the engine up; where nobody says, something did."""
+    before = whole(text)
+    if text and (before is None or before < 0):
+        raise InputError(
+            f"{COLD}: {shown(text)} is no number", "give how many requests were sent before, or leave it blank"
+        )
+    return before == 0
 
 
 def _sampling(text: str) -> str:

@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from packaging.version import Version
 from pydantic import Field
 
 from costmodels.models.precision import Precision, missing_hardware, without_tensor_cores
@@ -30,6 +31,7 @@ from costmodels.serving.frameworks.policies import Policy
 from profiles.errors import DataError, InputError, UnknownName, Unsupported
 from profiles.hardware import Gpu
 from profiles.shipped import shipped
+from profiles.values import shown
 
 T = TypeVar("T")
 
@@ -38,6 +40,8 @@ PARTS = (
     "overheads",
 )
 """The parts whose facts are dated."""
+
+_LONGEST_RELEASE = 200  # characters: the name of an image and its tag
 
 PREDICTED = ("limits", "memory", "scheduler", "overheads")
 """Those that a prediction rests on: it says of which releases they are."""
@@ -93,8 +97,13 @@ class Framework(Facts):
         return self.less_sure(self.fitted)
 
     def less_sure(self, calibration: Calibration) -> Calibration:
-        """``calibration`` as sure as the release allows."""
-        away = (not self.basis("overheads").own) + (not self.listed)
+        """``calibration`` as sure as the release allows. Among releases that runs are of, a candidate or a post-release
+        is as sure as those that are listed; builds of somebody's own are not."""
+        basis, version = self.basis("overheads"), Version(self.release.version)
+        last = Version(basis.release).release
+        between = (version.is_prerelease or version.is_postrelease) and version.release[: len(last)] <= last
+        alike = basis.own and between and not (version.is_devrelease or version.local)
+        away = (not basis.own) + (not self.listed and not alike)
         return calibration.drifted(self.overheads, away)
 
     def at(self, release: str) -> Framework:
@@ -335,6 +344,8 @@ class Registry:
         known = self._spellings.get(_folded(name))
         if known is None:
             raise UnknownName("framework", name, self.names)
+        if len(release) > _LONGEST_RELEASE:
+            raise InputError(f"framework: {shown(text)} names no release", f"give one, as in {known}@0.19")
         if at and not release.strip():
             raise InputError(f"framework: {text!r} names no release", f"give one, as in {known}@0.19, or leave @ out")
         return self._at(known, release.strip())
