@@ -231,7 +231,6 @@ def as_runs(table: pd.DataFrame) -> pd.DataFrame:
             "sampling": "greedy",
             "warmup_requests": "0",
             "max_num_batched_tokens": table["token_budget"],
-            "max_num_seqs": table["most_running"].map(lambda value: "" if np.isnan(value) else f"{value:.0f}"),
             "polling_interval": np.where(polled, table["gate_steps"].astype(np.int64).astype(str), ""),
             "gpu_memory_utilization": table["memory_fraction"].map(
                 lambda value: "" if np.isnan(value) else f"{value:g}"
