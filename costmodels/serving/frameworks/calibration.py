@@ -20,8 +20,7 @@ uneven_experts              power of the share by which the GPU with most expert
                             experts are spread whole (0 to 1.5; 0: kernels timed with even routing say it all)
 prompt_step, prompt_layer   a step that no CUDA graph holds: launches (up to 4 ms; up to 120 µs a layer)
 request, token, queue       what a lone request pays: HTTP, tokenisation; and what each other request adds (one process)
-expert_layer                of a model with experts, beside it: launching a prompt's kernels singly, while others go on
-                            decoding (SGLang; up to 2 ms a layer)
+expert_layer                beside it, of models with experts whose kernels prompts launch singly (up to 2 ms a layer)
 steps                       steps that a request waits for beside others: the one in progress, the one that is prepared,
                             the one that hands its token out, those until waiting requests are looked for (0 to 20;
                             where the interval of looking is told it is played, and these are not counted)
@@ -77,9 +76,7 @@ OTHER_LAYERS = 0.5
 TREND_GOES_ON_DAYS = 90
 """After the last release with runs, that the trend is taken to go on for."""
 
-IN_PROGRESS = 0.5
-"""Of the step in progress, what a request that comes at random waits for; it is played."""
-
+IN_PROGRESS = 0.5  # of the step in progress, what a request that comes at random waits for; it is played
 LOADS = (4.0, 32.0, 256.0)
 """Users at which the widths of intervals are known; between them by the logarithm, beyond as at the ends."""
 
@@ -334,7 +331,6 @@ class Calibration(BaseModel):
         sampled = 0.0 if greedy else self.sampled_us_per_sequence
         blocks = self.block_experts_us_per_layer if slow.block_experts else 0.0
         first_us = self.first_us if slow.compiled else 0.0
-        launched = self.request_us_per_expert_layer * slow.launched
         return out.model_copy(
             update={
                 "effect": effect,
@@ -343,7 +339,7 @@ class Calibration(BaseModel):
                 "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
                 "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
-                "request_us": self.request_us + launched,
+                "request_us": self.request_us + self.request_us_per_expert_layer * slow.launched,
             }
         )
 
