@@ -229,6 +229,7 @@ def as_runs(table: pd.DataFrame) -> pd.DataFrame:
             "spec": [f"mtp{count}" if count else "none" for count in table["drafted"].astype(int)],
             "spread": [f"{least:g}-1" if least < 1 else "" for least in table["shortest"]],
             "sampling": "greedy",
+            "warmup_requests": "0",
             "max_num_batched_tokens": table["token_budget"],
             "polling_interval": np.where(polled, table["gate_steps"].astype(np.int64).astype(str), ""),
             "gpu_memory_utilization": table["memory_fraction"].map(
