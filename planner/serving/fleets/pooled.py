@@ -17,7 +17,8 @@ from costmodels.serving.simulator.step_table import End
 from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.classes import LengthClass
 from planner.serving.confirmation.simulated_engine import ENDS
-from planner.serving.fleets.confirming import Loaded, class_of, metric_of, rates_on
+from planner.serving.fleets.class_outcomes import class_of, metric_of
+from planner.serving.fleets.confirming import Loaded, rates_on
 from planner.serving.fleets.decision import Answered, ServiceLoad
 
 METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
