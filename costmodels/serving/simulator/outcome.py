@@ -28,7 +28,7 @@ REFUSALS = (
 """Why a request may be refused; index 0: it was served."""
 
 NOBODY, LOST = 4, 5
-"""Of them, where no engine runs that a request could go to, and where it was sent as often as it is and lost each time."""
+"""Of them, where no engine runs that a request could go to, and where it was lost each time that it was sent."""
 
 TIMELINE = ("time_us", "busy_us", "running", "waiting", "kv_share")
 
