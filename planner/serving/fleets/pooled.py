@@ -90,7 +90,7 @@ class PooledRequests:
 
 
 @dataclass(frozen=True, eq=False)
-class _At:
+class _AtEnd:
     """What requests saw, steps at one end of their interval: (n,) each; ``weights``: requests that each stands for,
     ``where``: its class."""
 
@@ -101,7 +101,7 @@ class _At:
 
 def _seen_at(
     end: End, found: Answered, kinds: Sequence[Loaded], prefilled: Sequence[Loaded], classes: Sequence[LengthClass]
-) -> _At:
+) -> _AtEnd:
     """Of the ``kinds`` that answer; those that decode, behind those that ``prefilled``."""
     before = _Prefilled(found, prefilled, classes, end)
     weights, where = [np.zeros(0)], [np.zeros(0, np.int64)]
@@ -114,7 +114,7 @@ def _seen_at(
         now = before.then(outcome, each, before.drawn(mine)) if each.group.role == "decode" else None
         for metric in METRICS:
             seen[metric].append(metric_of(outcome, metric) if now is None else now[metric])
-    return _At(np.concatenate(weights), np.concatenate(where), {m: np.concatenate(seen[m]) for m in METRICS})
+    return _AtEnd(np.concatenate(weights), np.concatenate(where), {m: np.concatenate(seen[m]) for m in METRICS})
 
 
 def _outcome(each: Loaded, end: End) -> Outcome:
