@@ -15,6 +15,7 @@ from profiles.files import Source
 from profiles.hardware import SHIPPED, Catalogue, Price
 from profiles.markup import Malformed
 from profiles.tables import numbers, read_table
+from profiles.typed_json import short
 from profiles.values import shown
 from profiles.yaml_markup import strict_yaml
 
@@ -160,7 +161,7 @@ def read_offers(path: Path) -> tuple[Price, ...]:
         return Offers.model_validate(document).offers
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "it"
+        where = ".".join(short(str(part)) for part in problem["loc"]) or "it"
         raise file.wrong(
             f"{where}: {shown(problem.get('input'))}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
         ) from error
