@@ -14,7 +14,7 @@ from planner.contract.engine import NOTHING, Layout, Role
 from planner.contract.words import folded
 from profiles.errors import InputError
 from profiles.hardware import Fabric, Gpu
-from profiles.values import shown
+from profiles.values import shown, whole
 
 WIDE_FIELDS = ("role", "exchange", "redundant", "overlap", "eplb", "dispatch_tokens")
 CHOSEN_FIELDS = WIDE_FIELDS[1:]
@@ -83,9 +83,10 @@ def wide_asked(record: Mapping[str, str]) -> WideAsked:
 
 
 def _number(name: str, text: str, least: int) -> int:
-    if not text.strip().isdecimal() or not least <= int(text) <= 10**6:
+    value = whole(text)
+    if value is None or not least <= value <= 10**6:
         raise InputError(f"{name}: {shown(text)} is no whole number", f"give {least} or more, or leave it out")
-    return int(text)
+    return value
 
 
 def experts_of(model: Architecture) -> MixtureOfExperts | None:
