@@ -13,9 +13,8 @@ times:
   0.5.10 on; none on H200. ``--chunked-prefill-size`` 32768; 16384 on H200 and for fp8 on B300 from 0.5.10 on.
 * SGLang, Qwen3.5 in fp8 at tp 4 and ep 1 on B200 and B300 under 0.5.9: plain runs sweep tp 4 with ep 4 and tp 8 alone
   until 13 April 2026 (pull requests 804 and 1027), so these are taken to be of qwen3.5_fp8_{b200,b300}_mtp.sh, which
-  drafts 3 tokens a step (a row can only say that it drafts: 2 are predicted). They bear that out: with 4 to 32 in
-  flight their TPOT is 0.6 to 0.75 of that at ep 4. The scripts' ``--max-running-requests``
-  128 cannot have held: with 256 in flight TTFT was 2.2 s, where half of them would have waited minutes.
+  drafts 3 tokens a step. They bear that out: with 4 to 32 in flight their TPOT is 0.6 to 0.75 of that at ep 4. Its
+  ``--max-running-requests`` of 128 they do not: 256 in flight have their first token in 2.5 s.
 * SGLang, GLM-5 (glm5_{fp8,fp4}_{b200,b300,h200}.sh): ``--chunked-prefill-size`` 32768, on H200 the default, 8192, and
   no ``kv-cache-dtype``; ``--scheduler-recv-interval`` 10 for fp4 alone.
 * TensorRT-LLM, DeepSeek: ``--max_num_tokens`` = prompt + batch + 64, rounded up to 64 (one prompt a step), and at least

@@ -226,7 +226,7 @@ def as_runs(table: pd.DataFrame) -> pd.DataFrame:
             "model": table["checkpoint"],
             "precision": table["precision"].fillna(""),
             "kv_precision": cache,
-            "spec": np.where(table["drafted"] > 0, "mtp", "none"),
+            "spec": [f"mtp{count}" if count else "none" for count in table["drafted"].astype(int)],
             "spread": [f"{least:g}-1" if least < 1 else "" for least in table["shortest"]],
             "sampling": "greedy",
             "warmup_requests": "0",
