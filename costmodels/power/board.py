@@ -160,15 +160,28 @@ def _level(gpu: Gpu, activity: Activity) -> Floats:
     return np.asarray(level)
 
 
+def free_watts(gpu: Gpu, activity: Activity) -> Floats:
+    """Of one GPU while steps run for less time than the board takes to hold its limit, [n]."""
+    facts, idle = power_facts(), idle_loaded_watts(gpu)
+    above = (facts.limit * gpu.tdp_watts - idle) * _level(gpu, activity) * activity.hot
+    return np.asarray(
+        idle + np.minimum(above, np.minimum(facts.peak_burst * gpu.tdp_watts, activity.most_watts) - idle)
+    )
+
+
+def limit_watts(gpu: Gpu) -> float:
+    """That a board holds."""
+    return power_facts().limit * gpu.tdp_watts
+
+
 def watts_by_window(gpu: Gpu, activity: Activity, running: Floats, window_s: float) -> Floats:
     """Of one GPU in windows of so many seconds one after the other, [n], arguments as of :func:`mean_watts`. A board
     holds its limit on average over ``limit_s``: shorter windows go beyond it, and below it when they did."""
-    facts, idle = power_facts(), idle_loaded_watts(gpu)
-    behind = round(facts.limit_s / window_s)
+    behind = round(power_facts().limit_s / window_s)
     if behind < 2 or np.isfinite(activity.most_watts).any():
         return mean_watts(gpu, activity, running).value
-    limit, most = facts.limit * gpu.tdp_watts, facts.peak_burst * gpu.tdp_watts
-    watts = idle + running * np.minimum((limit - idle) * _level(gpu, activity) * activity.hot, most - idle)
+    idle, limit = idle_loaded_watts(gpu), limit_watts(gpu)
+    watts = idle + running * (free_watts(gpu, activity) - idle)
     before, at = [idle] * behind, 0
     for i in range(len(watts)):
         watts[i] = min(watts[i], max(2 * limit - sum(before) / behind, idle))

@@ -104,7 +104,9 @@ class _Steps:
     def drawn(self) -> Estimates:
         """Watts of a GPU in every one of these steps."""
         gpu = self.planned.job.served.gpu
-        both = Activity(*(np.concatenate([_part(of, n) for of in (self.plain, self.prompts)]) for n in _PARTS), self.most)
+        both = Activity(
+            *(np.concatenate([_part(of, n) for of in (self.plain, self.prompts)]) for n in _PARTS), self.most
+        )
         return mean_watts(gpu, both, np.ones(len(both.compute)))
 
     @property
@@ -148,7 +150,5 @@ def _between(table: Floats, rows: Floats, row: Floats, sequences: Floats) -> Flo
         return whole, along - whole
 
     (i, w), (j, v) = place(rows, row), place(_SEQUENCES, sequences)
-    low, high = (
-        table[k, j] + v * (table[k, j + 1] - table[k, j]) for k in (i, np.minimum(i + 1, len(table) - 1))
-    )
+    low, high = (table[k, j] + v * (table[k, j + 1] - table[k, j]) for k in (i, np.minimum(i + 1, len(table) - 1)))
     return np.asarray(low + w * (high - low))

@@ -96,7 +96,7 @@ def simulate(
 @dataclass(frozen=True)
 class Sending:
     """How a load is sent: ``seed`` of the gateway's draws; ``warm``: requests that come while the engines fill are left
-    out of what is reported (those of a recorded trace all count); ``keep`` is given what every request saw, ``keep_watts`` watts."""
+    out of what is reported (those of a recorded trace all count); ``keep``, ``keep_watts``: given what was seen."""
 
     seed: int = 0
     warm: bool = False

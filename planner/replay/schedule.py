@@ -163,8 +163,8 @@ class _Way:
 
 class ScheduleReplay:
     """One schedule, its engines, and the failures of a replay. ``exposed``: of each service, what is left of a cache's
-    transfer after the prefill, µs for each token of the prompt; empty where no engines prefill apart. ``fine``: timelines
-    show quarters of a second."""
+    transfer after the prefill, µs for each token of the prompt; empty where no engines prefill apart. ``fine``:
+    timelines are of quarters of a second."""
 
     def __init__(
         self,

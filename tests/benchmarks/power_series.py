@@ -68,7 +68,11 @@ def scored(rows: pd.DataFrame) -> dict[str, Any]:
 
 def predicted(load: pd.Series) -> Series:
     workload = {"isl": int(load["isl"]), "osl": int(load["osl"])}
-    asked = {"concurrency": int(load["concurrency"])} if not pd.isna(load["concurrency"]) else {"rate_rps": float(load["rate"])}
+    asked = (
+        {"concurrency": int(load["concurrency"])}
+        if not pd.isna(load["concurrency"])
+        else {"rate_rps": float(load["rate"])}
+    )
     seen: list[Series] = []
     plan = _deployment(str(load["model"]))
     simulate(

@@ -90,8 +90,13 @@ def test_conservation(policy: str, stages: int) -> None:
         assert (got.first_us[served] >= got.arrival_us[served]).all(), seed
         assert (got.finish_us[served] >= got.first_us[served]).all(), seed
         assert got.timeline[:, 4].max() <= 1 + 1e-9, seed
-        assert np.allclose(got.timeline[-1, 2:], 0, atol=1e-9), seed  # nobody is left, and neither is their cache
+        assert np.allclose(got.timeline[-1, 2:5], 0, atol=1e-9), seed  # nobody is left, and neither is their cache
         assert 0 <= got.busy_us <= got.end_us * (1 + 1e-9), seed
+        prompt_us, steps, tokens = got.timeline[-1, 5:]
+        assert 0 <= prompt_us <= got.busy_us * (1 + 1e-9), seed
+        assert steps <= got.steps, seed
+        if engine.role != "decode" and not engine.cached_share and not got.preemptions.any():
+            assert tokens == got.isl[served].sum(), seed
 
 
 def test_same_input_same_outcome() -> None:
