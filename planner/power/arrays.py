@@ -29,7 +29,8 @@ class Tables(NamedTuple):
     for each further sequence of an engine; watts are above ``base_watts``, all engines at it, those of decode with one
     sequence, for each further one, and for the root of all beyond one's; ``limit_watts``: [kinds], at most over a
     second; ``ends_exactly``: [kinds], whether sequences end after their decode steps, as an engine's do (else they ebb
-    away with the tokens that are left); ``shares``: [kinds], of the decode's time that a prefill takes from it (0: they have GPUs of their own)."""
+    away with the tokens that are left); ``shares``: [kinds], of the decode's time that a prefill takes from it (0:
+    they have GPUs of their own)."""
 
     prefill_speed: Array
     token_s: Array

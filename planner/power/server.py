@@ -85,9 +85,8 @@ class ServerKind:
     def full_decode_watts(self) -> float:
         """Of as many sequences as its engines hold, above idle."""
         each = max(self.most_sequences / self.engines, 1.0)
-        return float(
-            self.decode_watts + self.decode_slope_watts * (each - 1) + self.decode_root_watts * (each**0.5 - 1)
-        )
+        further = self.decode_slope_watts * (each - 1) + self.decode_root_watts * (each**0.5 - 1)
+        return float(self.decode_watts + further)
 
     @property
     def most_watts(self) -> float:

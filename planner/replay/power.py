@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -23,8 +24,7 @@ WINDOW_S = 0.25
 """Of the series that is written."""
 
 _SEQUENCES = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
-_PROMPT_TOKENS = np.array([16, 64, 256, 1024, 4096, 16384])
-_PARTS = ("compute", "memory", "kernels", "hot")
+_PROMPT_TOKENS = np.array([16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0])
 
 
 def watts_over(engines: Sequence[PlannedEngine], replays: Sequence[Replay], edges_us: Floats) -> Floats:
@@ -50,7 +50,7 @@ def watts_over(engines: Sequence[PlannedEngine], replays: Sequence[Replay], edge
 def windows(engines: Sequence[PlannedEngine], fleet: FleetOutcome) -> Floats:
     """Watts of all GPUs in windows of :data:`WINDOW_S` from the beginning to the last token."""
     many = max(int(np.ceil(fleet.requests.end_us / 1e6 / WINDOW_S)), 1)
-    return watts_over(engines, fleet.replays, np.arange(many + 1) * WINDOW_S * 1e6)
+    return watts_over(engines, fleet.replays, np.linspace(0.0, many * WINDOW_S * 1e6, many + 1))
 
 
 def windows_csv(watts: Floats, begins_s: float = 0.0) -> str:
@@ -88,7 +88,8 @@ class _Steps:
     def of(cls, planned: PlannedEngine) -> _Steps:
         """A prefill engine's steps hold nothing but prompts."""
         job, shape = planned.job, planned.job.shape
-        chunks = np.concatenate([[0], np.minimum(_PROMPT_TOKENS, planned.group.limits.max_tokens_per_step)])
+        most = planned.group.limits.max_tokens_per_step
+        chunks = np.concatenate([[0], np.minimum(_PROMPT_TOKENS, most)]).astype(np.int64)
         chunk, decodes = (each.ravel() for each in np.meshgrid(chunks, _SEQUENCES, indexing="ij"))
         if planned.group.role == "prefill":
             decodes = np.where(chunk == 0, 1, 0)
@@ -104,15 +105,13 @@ class _Steps:
     def drawn(self) -> Estimates:
         """Watts of a GPU in every one of these steps."""
         gpu = self.planned.job.served.gpu
-        both = Activity(
-            *(np.concatenate([_part(of, n) for of in (self.plain, self.prompts)]) for n in _PARTS), self.most
-        )
+        both = self._activity(lambda name: np.concatenate([_part(self.plain, name), _part(self.prompts, name)]))
         return mean_watts(gpu, both, np.ones(len(both.compute)))
 
-    @property
-    def most(self) -> Floats:
-        """The board's limit, W, [1]."""
-        return np.full(1, self.plain.most_watts.max())
+    def _activity(self, part: Callable[[str], Floats]) -> Activity:
+        """From its parts by name; the board's limit is one."""
+        most = np.full(1, self.plain.most_watts.max())
+        return Activity(part("compute"), part("memory"), part("kernels"), part("hot"), most)
 
     def over(self, replay: Replay, edges_us: Floats) -> tuple[Floats, Activity]:
         """(share of each stretch in which steps run, what they do)."""
@@ -128,7 +127,7 @@ class _Steps:
         sequences = np.maximum(within(held) / np.maximum(busy, 1e-9) / ranks, 1.0)
         chunk = tokens / np.maximum(steps, 1e-9) / ranks
         plain, first = (
-            Activity(*(_between(_part(of, name), knots, chunk, sequences) for name in _PARTS), self.most)
+            self._activity(partial(_between, of, knots, chunk, sequences))
             for of, knots in ((self.plain, np.ones(1)), (self.prompts, _PROMPT_TOKENS))
         )
         width = np.diff(edges_us)
@@ -140,9 +139,9 @@ def _part(of: Activity, name: str) -> Floats:
     return np.asarray(np.broadcast_to(getattr(of, name), of.compute.shape))
 
 
-def _between(table: Floats, rows: Floats, row: Floats, sequences: Floats) -> Floats:
-    """``table`` [rows × sequences] between its knots, both by their logarithm."""
-    table = table.reshape(len(rows), len(_SEQUENCES))
+def _between(of: Activity, rows: Floats, row: Floats, sequences: Floats, name: str) -> Floats:
+    """A part of it, [rows × sequences], between its knots, both by their logarithm."""
+    table = _part(of, name).reshape(len(rows), len(_SEQUENCES))
 
     def place(knots: Floats, at: Floats) -> tuple[Ints, Floats]:
         along = np.interp(np.log(np.maximum(at, 1e-9)), np.log(knots), np.arange(len(knots)))
