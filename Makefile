@@ -126,6 +126,7 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m compileall -q api costmodels planner profiles  # where PYTHONDONTWRITEBYTECODE is set, too
 	touch $(STAMP)
 
 clean:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from costmodels.kernels.cost_model import CACHE_VARIABLE
+from costmodels.kernels.on_disk import CACHE_VARIABLE
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -76,7 +76,7 @@ def _answer_all(pipe: Connection, *, warm: bool) -> None:
 def one_at_a_time() -> Iterator[None]:
     """Of all workers on this machine, those of other services too: what the first learns and compiles the others find
     on disk. Where nothing can be locked, each works alone."""
-    from costmodels.kernels.cost_model import cache_folder
+    from costmodels.kernels.on_disk import cache_folder
 
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):

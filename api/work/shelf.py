@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api.storage.uploads import Upload, Uploads
-from costmodels.kernels.cost_model import cache_folder
+from costmodels.kernels.on_disk import cache_folder
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import Source
 from profiles.measurements import OPERATIONS

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import platformdirs
-from numpy.typing import NDArray
 
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.kernels.corrected_model import SIGMAS, CorrectedModel, ErrorSpace
 from costmodels.kernels.error_process import Priors, fitted_on, priors
-from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
+from costmodels.kernels.forest import SETTINGS
 from costmodels.kernels.kept import kept
 from costmodels.kernels.kernel_models import (
     POORER,
@@ -29,14 +23,15 @@ from costmodels.kernels.kernel_models import (
     STAND_IN_SPREAD,
     Fitted,
     KernelModel,
+    Rows,
     deduplicated,
     fit,
     hardware_of,
     load_rows,
 )
+from costmodels.kernels.on_disk import cache_folder, kept_rows, read_fitted, write_fitted
 from costmodels.kernels.overlay import Overlay, lay_over
 from costmodels.kernels.row_sources import same_kernels, sources_of
-from costmodels.kernels.trees import Trees
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import Columns, Hardware
 from profiles.boxes import Box, unlike_boxes
@@ -50,20 +45,12 @@ from profiles.store import ProfileStore, shipped_pack
 MODEL_VERSION = "6"
 """Raised whenever features, fitting, formulas or files change: cached forests of another version are not used."""
 
-CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
-
 FOREIGN_VENDOR_SPREAD = 0.7
 """Added (log) where no GPU of the vendor was measured: a factor of two either way. The hold-outs behind
 unseen_gpu.yaml are all of one vendor and say nothing of another's kernels; this figure is a judgement, not a
 measurement."""
 
 Progress = Callable[[str], None]
-
-
-def cache_folder() -> Path:
-    """Where fitted forests are kept: $SHARDWRIGHT_CACHE, else the user's cache folder."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("shardwright"))
 
 
 @dataclass(frozen=True)
@@ -238,15 +225,21 @@ class CostModel:
     def _load(self, operation: str) -> _Loaded:
         hardware = hardware_of(self.store, operation, self.catalogue)
         own = Hardware.of([self.gpu])
-        rows = load_rows(self.store, operation, self.framework, own, self.gpu.name, self._left_out(operation))
-        overlay = lay_over(self.measured, operation, self.framework, self.gpu, rows)
+        of_pack = self._made_from(operation, hardware)
+
+        def load() -> Rows:
+            return load_rows(self.store, operation, self.framework, own, self.gpu.name, self._left_out(operation))
+
         order = sources_of(self.framework)
+        known = self.gpu.name in hardware.names
+        rows = kept_rows(operation, f"{of_pack}:{self.gpu.name}:{order}", load) if known else load()
+        overlay = lay_over(self.measured, operation, self.framework, self.gpu, rows)
         row_sources: dict[int, set[str]] = {}
         for part in (rows, overlay.rows):
             for dtype in np.unique(part.columns["dtype"]):
                 origins = np.unique(part.origin[part.columns["dtype"] == dtype])
                 row_sources.setdefault(int(dtype), set()).update(order[origin] for origin in origins)
-        fitted = self._fitted(operation, hardware) if hardware.names else None
+        fitted = self._fitted(operation, hardware, of_pack) if hardware.names else None
         spread = unseen_spreads()[operation] + (FOREIGN_VENDOR_SPREAD if self._is_foreign(operation) else 0.0)
         relative = None if fitted is None or len(rows.gpu) else self._relative(operation, hardware)
         shipped = KernelModel(operation, fitted, rows, self.gpu, spread, relative)
@@ -282,25 +275,29 @@ class CostModel:
         vendors = {self.catalogue.find_gpu(name).vendor for name in self.store.values(operation, "gpu")}
         return self.gpu.vendor not in vendors
 
-    def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:
-        """The forest of ``operation``, from the cache or fitted; None without rows that speak for the
-        framework."""
+    def _made_from(self, operation: str, hardware: Hardware) -> str:
+        """All that a forest of ``operation`` is learnt from, and how."""
         made_by = (MODEL_VERSION, version("scikit-learn"), SETTINGS, families().kernel(operation).leaf_rows, COVERAGE)
         # The forest has learnt ratios to these GPUs' rooflines: a corrected fact makes it another forest.
         facts = [array.tolist() for array in (hardware.peak_flops, hardware.bandwidth, hardware.link)]
         known = (hardware.names, hardware.trait_names, hardware.traits.tolist(), facts)
         left_out = [(box.gpu, box.num_gpus) for box in self._left_out(operation)]
         wrong = [each.rows for each in exclusions(self.store.manifest.name, operation)]
-        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}:{left_out}:{wrong}"
-        folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        loaded = _read_fitted(folder, self.gpu.name, has_rows=self.gpu.name in hardware.names)
+        rows = self.store.manifest.hashes.get(operation)
+        return f"{made_by}:{known}:{rows}:{self.framework}:{left_out}:{wrong}"
+
+    def _fitted(self, operation: str, hardware: Hardware, of_pack: str) -> Fitted | None:
+        """The forest of ``operation``, from the cache or fitted; None without rows that speak for the
+        framework."""
+        folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(of_pack.encode()).hexdigest()[:16]}"
+        loaded = read_fitted(folder, self.gpu.name, has_rows=self.gpu.name in hardware.names)
         if loaded is None:
             self._progress(f"learning {operation} ({self.framework}) from the measurements; kept for next time")
             rows = load_rows(self.store, operation, self.framework, hardware, left_out=self._left_out(operation))
             if not len(rows.gpu):
                 return None
             loaded = fit(operation, rows, hardware)
-            _write_fitted(folder, loaded)
+            write_fitted(folder, loaded)
         return loaded
 
     def prepare(self, operations: Sequence[str] | None = None) -> None:
@@ -345,48 +342,3 @@ def unseen_spreads() -> dict[str, float]:
             for operation, kernel in families().kernels.items()
         },
     )
-
-
-def _write_fitted(folder: Path, fitted: Fitted) -> None:
-    """Writes beside and renames, so that a killed run leaves nothing half-written. A cache that cannot be
-    written (read-only home, full disk) costs time at the next start and nothing else."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            model = fitted.forest
-            scores = [model.correction_share, model.low_score, model.high_score]
-            _write_arrays(temporary / "forest.npz", {"scores": np.array(scores), **model.trees.arrays()})
-            for name, memory in fitted.neighbours.items():
-                _write_arrays(temporary / f"{name}.npz", vars(memory))
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError:
-        return
-
-
-def _write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes any name for its own keyword
-
-
-def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
-    # Opened here: numpy would leave a damaged file open.
-    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _read_fitted(folder: Path, gpu: str, *, has_rows: bool) -> Fitted | None:
-    """The cached forest with the memory of one GPU (where it ``has_rows``), or None where it is not there or
-    does not read: it is then fitted again."""
-    try:
-        if not folder.is_dir():
-            return None
-        content = _read_arrays(folder / "forest.npz")
-        share, low, high = content.pop("scores").tolist()
-        forest = Forest(Trees(**content), share, low, high)
-        neighbours = {gpu: Neighbours(**_read_arrays(folder / f"{gpu}.npz"))} if has_rows else {}
-    except Exception:  # damage shows in any of zip's and numpy's ways; the cure is the same
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-    return Fitted(forest, neighbours)

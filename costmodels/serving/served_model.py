@@ -113,7 +113,15 @@ class ServedModel:
             and self.framework.release.older_than(slow.before)
         )
         compiled = {"all": True, "latent_attention": self.model.is_latent, "none": False}[can.compiles_at_first]
-        return Slow(blocks, compiled)
+        drafting, one, release = can.unhidden_drafting, can.one_process, self.framework.release
+        waits = drafting is not None and not release.older_than(drafting.since) and release.older_than(drafting.before)
+        return Slow(
+            blocks,
+            compiled,
+            drafting.step_us if drafting is not None and waits else 0.0,
+            one.us_per_sequence if one is not None and release.older_than(one.before) else 0.0,
+            self.model.is_moe,
+        )
 
     @property
     def gpu(self) -> Gpu:

@@ -118,12 +118,14 @@ def step_times(
     by_part["communication"].append(hop.scaled(hops))
     # Without CUDA graphs the host launches every kernel, as in steps with prompts.
     eager = np.where(priced_as(layouts.exchange) == HIGH_THROUGHPUT, np.maximum(batch.prefills, 1), batch.prefills)
-    host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, eager))
+    drafting = (layouts.dp > 1) & (batch.decodes > 0) & (batch.queries > 1)
+    waiting = np.where(drafting, calibration.drafting_us, 0.0)
+    host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, eager) + waiting)
     by_part["host"] = [host]
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.
     share = np.ceil(model.layers / layouts.pp) / model.layers
-    own = Estimates.exact(calibration.host_us(model.layers * share, batch.decodes, eager))
+    own = Estimates.exact(calibration.host_us(model.layers * share, batch.decodes, eager) + waiting)
     over = _between_nodes(work, network)
     latency = _calibrated(combine([layers, hop.scaled(hops), host]), calibration, over)
     stage = _calibrated(combine([layers.scaled(share), hop, own]), calibration, over)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.asked import AskedLoops
-from costmodels.serving.calibration_fit.fit import as_known, beside, nothing_known
+from costmodels.serving.calibration_fit.fit import OWN_WEIGHTS, as_known, beside, nothing_known, weighed
 from costmodels.serving.calibration_fit.learned import Learned, learn
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of, runs_of
 from costmodels.serving.frameworks.calibration import Effects
@@ -36,12 +36,23 @@ _STATISTICS = (("ttft_ms_mean",), ("ttft_ms_p50",), ("tpot_ms_mean",), ("tpot_ms
 @dataclass(frozen=True)
 class Lesson:
     """What was learned; ``left_out``: rows that were not used, by reason; ``used``: those that were; ``before``:
-    log(measured ÷ predicted) [4, n] with the constants that stood before."""
+    log(measured ÷ predicted) [4, n] with the constants that stood before; ``as_they_were``: the runs tell nothing
+    beyond chance that those do not."""
 
     learned: Learned
     left_out: tuple[tuple[str, int], ...]
     used: int
     before: Floats
+    as_they_were: bool = False
+
+    @property
+    def doubted(self) -> Lesson:
+        """The same, its calibrations saying themselves where runs left out are predicted worse: plans repeat it."""
+        lost = {name: tuple(sorted({each["what"] for each in told["worse"]})) for name, told in self.said().items()}
+        marked = {
+            name: each.model_copy(update={"doubtful": lost[name]}) for name, each in self.learned.calibrations.items()
+        }
+        return replace(self, learned=replace(self.learned, calibrations=marked))
 
     def said(self) -> dict[str, Any]:
         """By framework: ``runs``, ``errors`` in per cent by what was held out (``before``: the constants that stood),
@@ -79,6 +90,8 @@ class Lesson:
                 out.append(f"{few}: {what}")
         if not np.isfinite(runs.measured[:2]).any():
             out.append("no TTFT: the front end stays as shipped")
+        if self.as_they_were:
+            out.append("beyond chance these runs tell nothing else than the constants that stood, which hardly move")
         return out
 
 
@@ -157,9 +170,10 @@ def calibrate(
         known = {name: each.model_copy(update={"effects": Effects()}) for name, each in known.items()}
     else:
         runs, prior = beside(runs, known)
+        prior = weighed(runs, prior)
     before = as_known(runs, known) if not fresh else np.full(runs.measured.shape, np.nan)
     learned = learn(runs, prior, known, (said, dt.datetime.now(dt.UTC).date().isoformat()), progress)
-    return Lesson(learned, left, len(runs), before)
+    return Lesson(learned, left, len(runs), before, as_they_were=prior.weight == max(OWN_WEIGHTS)).doubted
 
 
 def statistics_of(truth: Measured, rows: int) -> Floats:

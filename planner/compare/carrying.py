@@ -11,7 +11,7 @@ import numpy as np
 
 from costmodels.estimates import Estimates
 from costmodels.serving.simulator.arrivals import open_loop
-from costmodels.serving.simulator.capacity import capacity_rps, keeps_up, meets, requests_needed
+from costmodels.serving.simulator.capacity import capacity_rps, meets, requests_needed
 from costmodels.serving.simulator.events import Limit
 from costmodels.serving.simulator.step_table import End
 from planner.contract.quantities import Interval
@@ -190,7 +190,7 @@ class ReplayedFleet:
 
 
 def _keeps_up(fleet: FleetOutcome) -> bool:
-    return all(keeps_up(each.outcome) for each in fleet.replays)
+    return all(each.keeps_up for each in fleet.replays)
 
 
 def falls_behind(fleet: FleetOutcome) -> bool:

@@ -6,7 +6,8 @@ import numpy as np
 
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.steady.steady_state import steady_state
-from planner.serving.operating_points import GRID, IDLE, Job
+from planner.contract.engine import Limits
+from planner.serving.operating_points import CONCURRENCIES, GRID, IDLE, Job
 
 
 def front_end_of(job: Job, layouts: Layouts, budget: int, rate_rps: float | None) -> float:
@@ -20,3 +21,18 @@ def front_end_of(job: Job, layouts: Layouts, budget: int, rate_rps: float | None
         return float(front[1])
     rate = np.where(steady.stable, steady.rate_rps.value, np.inf)
     return float(front[min(int(np.searchsorted(rate, rate_rps)), len(tried) - 1)])
+
+
+def front_end_of_users(job: Job, layouts: Layouts, limits: Limits, users: float) -> float:
+    """The same where so many users at once ask an engine (``layouts`` of length 1), each again when it is answered: by
+    the time per token where the formulas have about as many requests in flight."""
+    served, shape, ranks = job.served, job.shape, layouts.dp
+    tried = CONCURRENCIES[limits.max_sequences >= CONCURRENCIES]
+    many = layouts.take(np.zeros(len(tried), np.int64))
+    steady = steady_state(served, shape, many, np.full(len(tried), limits.max_tokens_per_step), tried)
+    there = np.where(steady.stable, steady.rate_rps.value * steady.e2e_us.value / 1e6, np.inf)
+    at = max(int(np.searchsorted(there, users, side="right")) - 1, 0)
+    tpot_us = steady.tpot_us.value[at : at + 1] if shape.osl > 1 else np.zeros(1)
+    polled = served.framework.scheduler.polling > 1
+    isl, asking = np.array([float(shape.isl)]), np.array([users])
+    return float(served.calibration.front_us(isl, asking, tpot_us, ranks, float(shape.osl), polled)[0])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.simulator.arrivals import Requests, closed_loop
 from costmodels.serving.simulator.capacity import keeps_up
+from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
+from costmodels.serving.simulator.filling import carries
 from costmodels.serving.simulator.outcome import TIMELINE, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import EngineGroup, Replica
@@ -35,11 +38,18 @@ def sample_us(span_us: float, *, fine: bool) -> float:
 
 @dataclass(frozen=True)
 class Replay:
-    """One engine and what became of the requests that it was sent (``rows`` of its stage's load)."""
+    """One engine and what became of the requests that it was sent (``rows`` of its stage's load). ``engine``: where
+    they came at their own times, at about one rate."""
 
     group: EngineGroup
     rows: Ints
     outcome: Outcome
+    engine: Engine | None = None
+
+    @cached_property
+    def keeps_up(self) -> bool:
+        """Whether the engine answers as fast as requests come."""
+        return keeps_up(self.outcome) if self.engine is None else carries(self.engine, self.outcome)
 
 
 @dataclass(frozen=True)
@@ -149,8 +159,9 @@ def _stage(engines: list[PlannedEngine], load: Requests, seed: int, end: End, fi
     for number, (planned, _) in enumerate(replicas):
         mine = np.flatnonzero(target == number)
         if len(mine):
-            outcome = simulate(planned.engines[end], load.take(mine), sample_us=between_us)
-            replays.append(Replay(planned.group, mine, outcome))
+            engine = planned.engines[end]
+            outcome = simulate(engine, load.take(mine), sample_us=between_us)
+            replays.append(Replay(planned.group, mine, outcome, engine))
     return replays
 
 
@@ -168,8 +179,39 @@ def _users(
         if many and last > first:
             mine = np.arange(first, last)
             own = closed_loop(load.isl[mine], load.osl[mine], int(many))
-            replays.append(Replay(planned.group, mine, simulate(planned.engines[end], own, sample_us=between_us)))
+            replays.append(Replay(planned.group, mine, _of_users(planned.engines[end], own, between_us)))
     return replays
+
+
+def _of_users(engine: Engine, load: Requests, between_us: float) -> Outcome:
+    """Users at once at one engine. Only where lengths are all alike does the way to it decide who is let in together;
+    elsewhere ends scatter by more, and the constants of the frameworks were fitted to such runs without it (as in
+    :class:`costmodels.serving.closed_loop.load.Load`)."""
+    if np.ptp(load.isl) == 0 and np.ptp(load.osl) == 0:
+        return simulate(engine, load, sample_us=between_us)
+    front_us = engine.overheads.request_us
+    there = replace(engine, overheads=replace(engine.overheads, request_us=0.0))
+    seen = simulate(there, load, sample_us=between_us)
+    before_us = _asked_before(seen, load) * front_us
+    answered = replace(
+        seen,
+        arrival_us=seen.arrival_us + before_us,
+        first_us=seen.first_us + before_us + front_us,
+        finish_us=seen.finish_us + before_us + front_us,
+    )
+    return replace(answered, end_us=float(np.nanmax(answered.finish_us, initial=seen.end_us)))
+
+
+def _asked_before(seen: Outcome, load: Requests) -> Floats:
+    """How many requests the user had sent before each, [n]: who is answered asks next."""
+    assert load.concurrency is not None
+    ends = np.where(seen.served, seen.finish_us, seen.arrival_us)
+    before = [0] * len(load)
+    for following, user in enumerate(np.argsort(ends, kind="stable").tolist(), load.concurrency):
+        if following == len(load):
+            break
+        before[following] = before[user] + 1
+    return np.array(before, np.float64)
 
 
 def _merged(load: Requests, replays: list[Replay]) -> Outcome:
@@ -201,7 +243,7 @@ def capacity_seen_rps(fleet: FleetOutcome, rate_rps: float) -> float | None:
     The gateway's shares are fixed, so the plan carries what its worst engine does: the offered rate × answers per
     arrival in the second half of the time, when the queue feeds that engine without a pause.
     """
-    behind = [each.outcome for each in fleet.replays if not keeps_up(each.outcome)]
+    behind = [each.outcome for each in fleet.replays if not each.keeps_up]
     if not behind:
         return None
     return rate_rps * min(_answered_share(outcome) for outcome in behind)

@@ -17,7 +17,7 @@ from planner.contract.clusters import Pool
 from planner.contract.engine import EngineGroup, Layout
 from planner.contract.models import ModelConfig, architecture_of
 from planner.contract.provenance import NOT_USED
-from planner.replay.front_end import front_end_of
+from planner.replay.front_end import front_end_of, front_end_of_users
 from planner.replay.running import Running
 from planner.serving.confirmation.simulated_engine import cache_tokens, simulated_engines
 from planner.serving.document.contradictions import WAY_OUT, pool_of
@@ -100,7 +100,9 @@ def _planned(running: Running, group: EngineGroup, model: Architecture, cost: Co
     layouts = Layouts.of([degrees_of(group.layout)])
     _check_memory(running, group, job, layouts)
     front = front_end_us(running)
-    if running.prediction is None:
+    if (users := running.users_of(group)) is not None:
+        front = front_end_of_users(job, layouts, group.limits, users)
+    elif running.prediction is None:
         front = front_end_of(
             job,
             layouts,

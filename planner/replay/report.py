@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.simulator.arrivals import Requests
-from costmodels.serving.simulator.capacity import keeps_up, standard_error_us
+from costmodels.serving.simulator.capacity import standard_error_us
 from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import LIMITS, EngineGroup
@@ -18,6 +18,7 @@ from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.quantities import SLOW_END, Interval, Latency
 from planner.contract.workload.slo import Bound, Slo
 from planner.replay import document as simulated
+from planner.replay.bursts import burst_notes
 from planner.replay.cache_transfer import exposed_transfer_ms
 from planner.replay.ends import Seen, Stretch, interval
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
@@ -80,7 +81,7 @@ def simulate(
         source += f"; engines with {', '.join(said)}"
     for name, value in (("chunked_prefill", request.chunked_prefill), ("polling_interval", request.polling_interval)):
         source += "" if value is None else f"; {name}={str(value).lower()}"
-    running = Running.of(request.plan, request.workload_of(load), request.slo)
+    running = replace(Running.of(request.plan, request.workload_of(load), request.slo), users=request.users)
     running = running.with_limits(request.limits) if request.limits else running
     return simulate_plan(
         running.with_prompts(request.chunked_prefill, request.polling_interval),
@@ -217,6 +218,7 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
         warnings=(
             *provenance_warnings(running, cost),
             *_load_warnings(running, described, len(counted)),
+            *burst_notes(value.requests, load, len(load) - len(counted), engines),
             *_slow_end_warnings(stretch.fleets),
             *_stretch_notes(stretch, load),
         ),
@@ -322,7 +324,7 @@ def _slow_end_warnings(fleets: Mapping[End, FleetOutcome]) -> list[str]:
 
 def _behind(fleet: FleetOutcome) -> int:
     """Engines whose queue grows all the time."""
-    return sum(not keeps_up(each.outcome) for each in fleet.replays)
+    return sum(not each.keeps_up for each in fleet.replays)
 
 
 def _at(seen: Seen, metric: Metric, p: float | None) -> Interval:
@@ -399,7 +401,7 @@ def _group(group: EngineGroup, fleet: FleetOutcome) -> simulated.GroupLoad:
         waiting_most=int(max((t[:, 3].max() for t in timelines), default=0)),
         kv_peak=float(max((t[:, 4].max() for t in timelines), default=0.0)),
         preemptions=sum(int(each.outcome.preemptions.sum()) for each in mine),
-        falls_behind=sum(not keeps_up(each.outcome) for each in mine),
+        falls_behind=sum(not each.keeps_up for each in mine),
     )
 
 

@@ -31,6 +31,7 @@ class Running:
         whole_prompts: ids of the groups whose engines do not cut prompts; None: as the framework does.
         polling: steps between two looks at the queue; None: as the framework does.
         tp_across_nodes: whether a tensor-parallel group may span nodes.
+        users: at once, each of whom asks again when it is answered; None: requests come by themselves.
     """
 
     what: str
@@ -48,6 +49,7 @@ class Running:
     edited: bool
     whole_prompts: frozenset[str] | None = None
     polling: int | None = None
+    users: int | None = None
 
     def started(self, group: EngineGroup) -> Framework:
         """The framework as the engines of a group are started."""
@@ -67,6 +69,13 @@ class Running:
         rate."""
         rate, weights = self.workload.rate_rps, [replica.weight for replica in group.replicas]
         return None if rate is None else rate * sum(weights) / len(weights)
+
+    def users_of(self, group: EngineGroup) -> float | None:
+        """Users at once of an engine of the group, on average; None where requests come by themselves."""
+        if self.users is None:
+            return None
+        every = sum(replica.weight for each in self.deployment.engines for replica in each.replicas)
+        return self.users * sum(replica.weight for replica in group.replicas) / len(group.replicas) / every
 
     def with_limits(self, limits: Mapping[str, float]) -> Running:
         """The engines started with other batch limits."""

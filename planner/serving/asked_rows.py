@@ -188,6 +188,10 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
     given = {name: plain_number(name, text) for name in LOAD if (text := record.get(name, ""))}
     if "concurrency" in given:
         given["concurrency"] = _users(given["concurrency"], notes)
+    for name in ("isl", "osl"):
+        if (mean := number(given.get(name, ""))) is not None and mean != int(mean) and 1 <= mean <= LARGEST:
+            given[name] = str(round(mean))
+            notes.append(f"{name} is a mean of {record[name]} tokens, predicted as {given[name]}")
     if {"concurrency", "rate"} <= set(given):
         raise InputError("concurrency, rate: both given", "give one of them in each row")
     sent = given.get("requests", "")

@@ -15,7 +15,7 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
 from costmodels.origins import HOW
-from costmodels.serving.calibration_fit.asked import AskedLoops
+from costmodels.serving.calibration_fit.asked import AskedLoops, asked_at_rate
 from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
@@ -116,7 +116,7 @@ def predict(
         measured: profile stores laid over the shipped pack.
         find_model: the architecture of what the columns ``model`` and ``draft_model`` hold.
         find_workload: the workload of what the column ``workload`` holds.
-        loops: takes up the closed loops that the table asks for, in place of their answers.
+        loops: takes up what the table asks for, in place of the answers.
         beside_measured: whether ``table`` holds what was measured under the names of predictions.
         expert_loads: what each expert of a model received, by which engines that share experts out are as uneven.
 
@@ -224,7 +224,7 @@ def _lengths_told(work: Workload) -> str | None:
 
 @dataclass
 class _Desk:
-    """What rows are answered with, and where: ``out`` by column, or for closed loops ``loops``."""
+    """What rows are answered with, and where: ``out`` by column, or ``loops`` in their place."""
 
     catalogue: Catalogue
     measured: Sequence[ProfileStore]
@@ -346,11 +346,14 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
         row = engine.row
         if row.workload.concurrency is not None and row.wide.role == "aggregated":
             continue
-        if desk.loops is not None:
-            out["error"][row.index] = "only closed loops (a concurrency) of whole engines calibrate"
-            continue
         try:
             layout = layouts.take(np.array([i]))
+            if desk.loops is not None:
+                if row.wide.role != "aggregated":
+                    raise InputError("role: only whole engines calibrate", "leave the row out")
+                sent, kv = _open_load(row.workload), int(kv_tokens[i])
+                desk.loops.append(asked_at_rate(served, layout, sent, kv, engine.started, row.index))
+                continue
             if row.wide.role != "aggregated":
                 _write_role(out, row, answered(engine, served, layout, int(running[i])), used[i], kv_tokens[i])
                 continue

@@ -63,7 +63,8 @@ def answered(engine: AskedEngine, served: ServedModel, layouts: Layouts, running
         )
     if engine.row.wide.role == "decode":
         return _decode(served, shape, layouts, each)
-    return _prefill(served, shape, layouts, each, engine.started.max_num_batched_tokens)
+    waiting = users / float(layouts.dp[0])
+    return _prefill(served, shape, layouts, (each, waiting), engine.started.max_num_batched_tokens)
 
 
 def _decode(served: ServedModel, shape: RequestShape, layouts: Layouts, each: float) -> RoleAnswer:
@@ -83,8 +84,15 @@ def _decode(served: ServedModel, shape: RequestShape, layouts: Layouts, each: fl
     return RoleAnswer(cells, _parts(step, lambda perfect: decodes(perfect)[1], layouts))
 
 
-def _prefill(served: ServedModel, shape: RequestShape, layouts: Layouts, each: float, budget: int) -> RoleAnswer:
-    """Each attention rank computes its share of the prompts in flight, as many at once as its budget holds."""
+def _prefill(
+    served: ServedModel, shape: RequestShape, layouts: Layouts, prompts: tuple[float, float], budget: int
+) -> RoleAnswer:
+    """Each attention rank computes its share of the prompts in flight, as many at once as its budget holds.
+
+    Args:
+        prompts: of each rank, those for which its cache has room, and all that wait for their first token.
+    """
+    each, waiting = prompts
 
     def prefills(laid_out: Layouts) -> tuple[Estimates, StepTimes, float]:
         steps = prefill_steps(served, shape, laid_out, np.array([budget]), np.array([max(int(np.ceil(each)), 1)]))
@@ -93,7 +101,7 @@ def _prefill(served: ServedModel, shape: RequestShape, layouts: Layouts, each: f
         return once, steps.full if together > 1 else steps.one, together
 
     once, step, together = prefills(layouts)
-    ttft = once.scaled(max(each / together, 1.0))
+    ttft = once.scaled(max(waiting / together, 1.0))
     tokens = _rate(together * shape.new_tokens * float(layouts.dp[0]) * 1e6, once)
     cells = _latency("ttft_ms", ttft) | _throughput("input", tokens, layouts) | {"how": _origin(once)}
     return RoleAnswer(cells, _parts(step, lambda perfect: prefills(perfect)[1], layouts))

@@ -114,14 +114,15 @@ def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: Engi
     told: list[str] = []
     exchange = _exchange(layout, asked, experts, on, told)
     like = _priced(exchange)
-    eplb = asked.eplb
+    eplb, redundant = asked.eplb, asked.redundant
+    least = fewest_copies(experts.experts, layout.ep)
     if eplb is None:
-        eplb = "static" if exchange != NOTHING else "off"
-        if exchange != NOTHING:
+        balanced = exchange != NOTHING or (least if redundant is None else redundant) > 0
+        eplb = "static" if balanced else "off"
+        if balanced:
             told.append(f"eplb={eplb}")
-    redundant = asked.redundant
     if redundant is None:
-        redundant = fewest_copies(experts.experts, layout.ep) if exchange != NOTHING and eplb != "off" else 0
+        redundant = least if eplb != "off" else 0
         if redundant:
             told.append(f"redundant={redundant}")
     _check_slots(layout, experts, redundant, eplb, on.framework)

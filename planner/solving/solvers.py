@@ -36,6 +36,9 @@ TOLERANCE = 1e-9
 are predictions good to a few percent, so a billionth decides nothing; it only absorbs the rounding of
 doubles."""
 
+_JUMPED = 256
+"""Columns from which HiGHS may look for a first answer by jumping: below, proving takes less time than that."""
+
 PROVEN = 1e-8
 """The relative gap up to which a solver's own word *optimal* is believed: bounds are rounded too. Never
 reported as a gap."""
@@ -69,7 +72,8 @@ class Problem:
     ``integer``.
 
     objective, lower, upper: float64 (n,); integer: bool (n,). Bounds are finite, so that no problem is
-    unbounded. Raises ValueError where arrays disagree or are not finite.
+    unbounded. ``value_only``: of several optima any will do. Raises ValueError where arrays disagree or are not
+    finite.
     """
 
     objective: Floats
@@ -78,6 +82,7 @@ class Problem:
     upper: Floats
     rows: tuple[Row, ...] = ()
     maximise: bool = False
+    value_only: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.objective)
@@ -219,6 +224,8 @@ class Highs(Solver):
             # HiGHS 1.14 calls an answer optimal that is 17 % off, unless probing is left out of its presolve
             # (tests/planner/solving/test_solvers.py has the programme).
             "presolve_rule_off": 1 << 15,
+            # Off, other optima are found: where the values count they are those that they always were.
+            "mip_heuristic_run_feasibility_jump": not problem.value_only or len(columns) >= _JUMPED,
         }
         for kind in ("mip", "primal", "dual"):
             settings[f"{kind}_feasibility_tolerance"] = TOLERANCE
@@ -310,8 +317,8 @@ def lexicographic(
     finished; seconds all of them. Raises what :meth:`Solver.solve` raises.
     """
     start = time.perf_counter()
-    solution = latest = solver.solve(problem, time_limit_s)
-    stage = problem
+    stage = replace(problem, value_only=bool(then))
+    solution = latest = solver.solve(stage, time_limit_s)
     for k, (objective, maximise) in enumerate(then):
         left = time_limit_s - (time.perf_counter() - start)
         if latest.status != "optimal" or left <= 0:
@@ -326,7 +333,8 @@ def lexicographic(
             ">=" if stage.maximise else "<=",
             latest.objective - slack if stage.maximise else latest.objective + slack,
         )
-        stage = replace(stage, objective=objective, maximise=maximise, rows=(*stage.rows, row))
+        last = k == len(then) - 1
+        stage = replace(stage, objective=objective, maximise=maximise, rows=(*stage.rows, row), value_only=not last)
         following = solver.solve(stage, left)
         if following.found:
             latest = following

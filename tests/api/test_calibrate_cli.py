@@ -62,6 +62,33 @@ def test_a_store_of_own_runs_is_followed(run: Runner, tmp_path: Path) -> None:
         assert ("made with measurements that are not given here" in " ".join(played.out.split())) is missed
 
 
+def test_runs_at_a_rate_teach(tmp_path: Path, run: Runner) -> None:
+    """As those in closed loops do; and every row is used."""
+    asked = pd.DataFrame(
+        [
+            {**CONFIGURATION, "isl": str(isl), "rate": str(rate), "requests": "200"}
+            for isl in (500, 2000)
+            for rate in (0.5, 2, 4, 8)
+        ]
+    )
+    answer = predict(asked)
+    for name in ("ttft_ms_mean", "tpot_ms_mean"):
+        asked[name] = (SLOWER * answer[name].astype(float)).map("{:.4g}".format)
+    path, store = tmp_path / "rates.csv", tmp_path / "mine"
+    asked.to_csv(path, index=False)
+    said = json.loads(run("calibrate", str(path), "-o", str(store), "--json", "--quiet").out)
+    assert (said["used"], said["left_out"]) == (8, [])
+    errors = said["frameworks"]["vllm"]["errors"]
+    before, after = (errors[name] for name in ("before", "rows"))
+    assert before["tpot"]["bias"] == pytest.approx(100 / SLOWER - 100, abs=3)
+    assert abs(after["tpot"]["bias"]) < 0.6 * abs(before["tpot"]["bias"])
+    assert abs(after["ttft"]["bias"]) < abs(before["ttft"]["bias"])
+    scores = json.loads(run("predict", str(path), "--measured", "--json", "--quiet", "--profiles", str(store)).out)
+    bias = {each["quantity"]: each["bias_pct"] for each in scores["scores"]["scores"]}
+    for quantity, name in (("tpot_ms_mean", "tpot"), ("ttft_ms_mean", "ttft")):  # both play the same requests
+        assert bias[quantity] == pytest.approx(errors["nothing"][name]["bias"], abs=4)
+
+
 def test_what_cannot_calibrate_is_refused(run: Runner, tmp_path: Path) -> None:
     few = tmp_path / "few.csv"
     header = ",".join([*CONFIGURATION, "isl", "concurrency", "tpot_ms_mean"])

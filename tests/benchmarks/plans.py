@@ -1,5 +1,5 @@
 """What a plan costs: ``python -m tests.benchmarks.plans``. CPU seconds, wall seconds and peak memory, each in a
-fresh process.
+fresh process; and of a second plan in that process (``again``).
 
 The first run learns the forests into an empty cache (as after installation); the warm runs read them. Time is also
 given as a
@@ -28,28 +28,37 @@ BARS = {"warm_cpu_s": {"Qwen3-32B": 3.0, "other": 8.0}, "peak_mb": 600, "first_r
 PROGRAM = """
 import resource, sys, time
 from planner import plan
-document = plan({"model": sys.argv[1], "cluster": sys.argv[2], "slo": sys.argv[3], "workload": "isl=4000,osl=500"})
-usage = resource.getrusage(resource.RUSAGE_SELF)
-print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, document.proof.objective_value)
+from costmodels.kernels.kept import keeping
+asked = {"model": sys.argv[1], "cluster": sys.argv[2], "slo": sys.argv[3], "workload": "isl=4000,osl=500"}
+with keeping(64):  # as the service does
+    document = plan(asked)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    started = time.process_time()
+    plan(asked)
+    again = time.process_time() - started
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, document.proof.objective_value, again)
 """
 IMPORTS = """
 import resource
 import numpy, pandas, pyarrow.parquet, scipy.spatial, pydantic, pulp, highspy
 usage = resource.getrusage(resource.RUSAGE_SELF)
-print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, 0)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, 0, 0)
 """
 
 
 def run(cache: str, program: str, *arguments: str) -> dict[str, float]:
-    """One fresh process."""
-    environment = {**os.environ, "SHARDWRIGHT_CACHE": cache}
+    """One fresh process. Bytecode is kept, as an installation does."""
+    environment = {**os.environ, "SHARDWRIGHT_CACHE": cache, "PYTHONPYCACHEPREFIX": f"{cache}/bytecode"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     started = os.times()
     out = subprocess.run(
         [sys.executable, "-c", program, *arguments], env=environment, check=True, capture_output=True, text=True
     )
-    cpu, peak, value = (float(x) for x in out.stdout.split())
+    cpu, peak, value, again = (float(x) for x in out.stdout.split())
     wall = os.times().elapsed - started.elapsed
-    return {"cpu_s": round(cpu, 2), "wall_s": round(wall, 2), "peak_mb": round(peak), "objective": round(value, 4)}
+    figures = {"cpu_s": cpu, "again_cpu_s": again, "wall_s": wall}
+    rounded = {name: round(figure, 2) for name, figure in figures.items()}
+    return {**rounded, "peak_mb": round(peak), "objective": round(value, 4)}
 
 
 def main() -> None:

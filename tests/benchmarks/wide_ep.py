@@ -4,7 +4,8 @@ tests.benchmarks.wide_ep [--from FOLDER]``.
 Everything is predicted by what ``plan predict --role`` does, with nothing that a user could not say. Four parts:
 
 * published engines (``data/wide_ep_points.csv``: SGLang on 96 H100, DeepSeek's profile, DeepSeek-R1 on H20, runs of
-  InferenceX with decode engines apart and without drafting), tokens/s a GPU;
+  InferenceX with decode engines apart and without drafting), tokens/s a GPU; SGLang's at the release of their day, and
+  beside it (cards "newest") all as of today's;
 * what two-batch overlap does by batch, against SGLang's ablations;
 * the exchange law against published figures (``data/deepep_published.csv``); where a fabric has two GPUs, each by
   constants fitted to the other one;
@@ -39,6 +40,9 @@ COMMAND = "python -m tests.benchmarks.wide_ep"
 ACCEPTED = {"sglang-h100-2025-05": 0.6, "ant-h20-2025-09": 0.85}
 """Of each drafted token, as the sources say of their runs."""
 
+OWN_ENGINES = ("deepseek-2025-02",)
+"""Whose release is none of SGLang's."""
+
 BALANCES = {"on": "static", "off": "off", "perf": "perfect"}
 
 
@@ -60,7 +64,7 @@ def _engine(point: dict[str, Any]) -> dict[str, str]:
         "source": point["source"],
         "model": "nvidia/DeepSeek-V3.1-NVFP4" if point["weights"] == "nvfp4" else "deepseek-ai/DeepSeek-R1",
         "gpu": point["gpu"],
-        "framework": "sglang",
+        "framework": "sglang" if point["source"] in OWN_ENGINES else f"sglang@{point['date']}",
         "kv_precision": point["kv"] if point["kv"] in ("bf16", "fp8") else "fp8",
         "dp": str(ep),
         "ep": str(ep),
@@ -115,13 +119,17 @@ def of_engines() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     asked = published()
     inputs = asked.drop(columns=["source", "of", "measured"]).astype(str)
     answer = predict(inputs)
+    newest = predict(inputs.assign(framework="sglang"))
     points = []
-    for row, said, error in zip(asked.to_dict("records"), answer.to_dict("records"), answer["error"], strict=True):
+    for row, said, today, error in zip(
+        asked.to_dict("records"), answer.to_dict("records"), newest.to_dict("records"), answer["error"], strict=True
+    ):
         value = "" if error else said[row["of"]]
         points.append(
             {key: row[key] for key in ("source", "gpu", "role", "ep", "isl", "concurrency", "overlap", "measured")}
             | {"predicted": float(value) if value else None, "error": str(error)}
             | {"low": float(said[f"{row['of']}_low"] or "nan"), "high": float(said[f"{row['of']}_high"] or "nan")}
+            | {"newest": float(today[row["of"]])}
         )
     known = pd.DataFrame([point for point in points if point["predicted"] is not None])
     cards = {
@@ -130,6 +138,7 @@ def of_engines() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     }
     for name, part in (("across nodes", known[known["ep"].astype(int) > 8]), ("all", known)):
         cards[name] = card(*(part[key].to_numpy(float) for key in ("measured", "predicted", "low", "high")))
+        cards[f"{name}, newest"] = card(part["measured"].to_numpy(float), part["newest"].to_numpy(float))
     return cards, points
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from costmodels.kernels.cost_model import CACHE_VARIABLE, CostModel
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.on_disk import CACHE_VARIABLE
 from profiles.store import ProfileStore
 
 

@@ -40,9 +40,9 @@ def calibrate(
     and `plan train` as your training runs.
 
     Columns are those of `plan predict RUNS.csv --measured`: configuration, load, and TTFT or TPOT (mean or median) as
-    measured, of users at once (`concurrency`). Constants move little from the shipped ones; GPU types, releases and
-    your own way of measuring have effects of their own. Says how far predictions were and are, on rows left out, and
-    what more runs would tell.
+    measured, of users at once (`concurrency`) or requests at a `rate`. Constants move little from the shipped ones;
+    GPU types, releases and your own way of measuring have effects of their own. Says how far predictions were and are,
+    on rows left out, and what more runs would tell.
 
     A row with a global batch (`global_batch` or `gbs`) is a training run, with the columns of `plan train predict
     RUNS.csv --measured`.

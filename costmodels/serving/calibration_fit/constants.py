@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.estimates import Floats
+from costmodels.estimates import Floats, Ints
+from costmodels.serving.calibration_fit.rate_play import step_levels
 from costmodels.serving.calibration_fit.runs import PARTS, MeasuredRuns
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS
 from costmodels.serving.closed_loop.protocol import StepGrid, closed_loop
-from costmodels.serving.frameworks.calibration import Calibration, steps_to_gather
+from costmodels.serving.frameworks.calibration import IN_PROGRESS, Calibration, steps_to_gather
 
 # name, start, prior's half-width, least, most; times in ms, factors and acceptance as they are
 CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
@@ -55,6 +56,9 @@ class OfRuns:
         at = NAMES.index(name)
         return np.asarray(self.values[:, at : at + 1])
 
+    def take(self, index: Ints) -> OfRuns:
+        return OfRuns(self.values[index], *(each[index] for each in self.effects))
+
     @property
     def effects(self) -> tuple[Floats, ...]:
         return self.step, self.prompts, self.front, self.layer
@@ -77,7 +81,7 @@ def steps_ms(c: OfRuns, runs: MeasuredRuns) -> tuple[Floats, Floats]:
 
     blocks = np.where(runs.slow_blocks[:, None], c["block_experts"], 0.0)
     host = c["step"] + (c["step_per_layer"] + blocks) * layers
-    sequence = c["step_per_sequence"] + np.where(runs.greedy[:, None], 0.0, c["sampled"])
+    sequence = c["step_per_sequence"] + np.where(runs.greedy[:, None], 0.0, c["sampled"]) + runs.sequence_ms[:, None]
     decode = np.exp(c.step)[:, None] * (
         kernels(runs.parts_ms[:, :DECODE_LEVELS], runs.uneven[:, :DECODE_LEVELS], "moe") + host
     )
@@ -97,8 +101,10 @@ def front_ms(c: OfRuns, runs: MeasuredRuns, tpot_ms: Floats) -> Floats:
     users = runs.load.concurrency.astype(np.float64)
     others = np.maximum(users - 1, 0.0)
     own = c["request"][:, 0] + c["request_per_token"][:, 0] * runs.load.mean_isl
-    own = np.exp(c.front) * (own + c["request_per_concurrent"][:, 0] * others)
-    steps = np.where(runs.load.gate.steps > 0, 0.0, c["request_steps"][:, 0] * others / np.maximum(users, 1.0))
+    there = np.where(runs.closed, others, np.minimum(np.exp(c.front) * own * runs.coming_per_ms, others))
+    own = np.exp(c.front) * (own + c["request_per_concurrent"][:, 0] * there)
+    waited = np.where(runs.closed, c["request_steps"][:, 0], np.maximum(c["request_steps"][:, 0] - IN_PROGRESS, 0.0))
+    steps = np.where(runs.load.gate.steps > 0, 0.0, waited * others / np.maximum(users, 1.0))
     gathered = np.minimum(c["rank_steps"][:, 0], steps_to_gather(runs.ranks, users, runs.load.mean_osl))
     return np.asarray(own + (steps + np.where(runs.ranks > 1, gathered, 0.0)) * tpot_ms)
 
@@ -110,11 +116,25 @@ def first_ms(c: OfRuns, runs: MeasuredRuns) -> Floats:
 
 
 def play_ms(c: OfRuns, runs: MeasuredRuns, slower: tuple[float, float] = (1.0, 1.0)) -> Floats:
-    """Plays the closed loop of each run: [statistics, n] in ms, without the front end.
+    """Plays each run: [statistics, n] in ms, without the front end.
 
     Args:
         slower: factors on the times of steps without prompts and with.
     """
+    at_rate = np.flatnonzero(~runs.closed)
+    if not len(at_rate):
+        return _closed_ms(c, runs, slower)
+    out, closed = np.empty((4, len(runs))), np.flatnonzero(runs.closed)
+    if len(closed):
+        out[:, closed] = _closed_ms(c.take(closed), runs.take(closed), slower)
+    plain, prompts = step_levels(*steps_ms(c.take(at_rate), runs.take(at_rate)))
+    for run, decode, first in zip(at_rate, plain + np.log(slower[0]), prompts + np.log(slower[1]), strict=True):
+        out[:, run] = runs.at_rate[run].statistics_ms(decode, first)
+    return out
+
+
+def _closed_ms(c: OfRuns, runs: MeasuredRuns, slower: tuple[float, float]) -> Floats:
+    """:func:`play_ms` of closed loops."""
     decode, prompt = steps_ms(c, runs)
     fill = np.zeros_like(prompt)
     grid = StepGrid(

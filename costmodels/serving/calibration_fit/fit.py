@@ -32,8 +32,8 @@ from costmodels.serving.calibration_fit.constants import (
 )
 from costmodels.serving.calibration_fit.effects import IN_EFFECT, KINDS, Groups, groups_of
 from costmodels.serving.calibration_fit.least import Drawn, least_soft_l1
+from costmodels.serving.calibration_fit.rate_play import step_levels
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
-from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS
 from costmodels.serving.frameworks.calibration import Calibration
 
 NOISE = 0.12  # log error from which a run counts linearly, not squared
@@ -41,6 +41,7 @@ WEIGHTS = np.array([0.6, 0.6, 1.0, 1.0])  # of TTFT against TPOT: repeats of one
 PRIOR = 100.0  # squared errors that a prior's half-width is worth: runs of a group share their errors
 BALANCE = 0.5  # power of the runs of one model on one GPU type by which each weighs less
 SLOWER = 1.06  # of the steps in the plays that say how statistics follow
+MOST_FOLLOWED, MOST_AT_RATE = 1.5, 6.0  # powers of them: queues at a rate grow faster than steps, closed loops wait
 TOLD = {"NVIDIA": 0.3, "NVIDIA Dynamo": 0.1}
 """Weight of campaigns whose protocol nobody published: lengths and recipes of their rows are inferred."""
 
@@ -82,13 +83,13 @@ class FittedEngines:
 
 def linear_at(c: OfRuns, runs: MeasuredRuns) -> Linear:
     plain, slow, late = (play_ms(c, runs, by) for by in ((1.0, 1.0), (SLOWER, 1.0), (1.0, SLOWER)))
-    follow = [np.clip(np.log(each / plain) / np.log(SLOWER), 0.0, 1.5) for each in (slow, late)]
+    most = np.where(runs.closed, MOST_FOLLOWED, MOST_AT_RATE)
+    follow = [np.clip(np.log(each / plain) / np.log(SLOWER), 0.0, most) for each in (slow, late)]
     return Linear(np.log(plain), follow[0], follow[1], *_levels(c, runs))
 
 
 def _levels(c: OfRuns, runs: MeasuredRuns) -> tuple[Floats, Floats]:
-    decode, prompt = steps_ms(c, runs)
-    return np.log(decode[:, DECODE_LEVELS // 2 :]).mean(axis=1), np.log(prompt).mean(axis=1)  # what most steps hold
+    return step_levels(*steps_ms(c, runs))
 
 
 def linear_ms(c: OfRuns, runs: MeasuredRuns, linear: Linear) -> Floats:
@@ -219,8 +220,13 @@ def held_out(
 SHIPPED_FREEDOM = 0.2
 """How far a user's runs may move what many others said, in units of a prior's usual half-width."""
 
-OWN_WEIGHT = 0.025
-"""Of priors beside a user's runs: these are few, and what is particular of them is what is asked for."""
+OWN_WEIGHTS = (0.025, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Of priors beside a user's runs: that by which runs left out are predicted best. Many runs that differ as one from the
+shipped constants ask for little of it, a few that scatter for much."""
+
+
+CHANCE = 0.5
+"""Of the standard error of a difference between two weights, what is taken for none."""
 
 
 def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[MeasuredRuns, PriorConstants]:
@@ -235,10 +241,34 @@ def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[Measur
         ]
     )
     offset = offset / IN_EFFECT
-    prior = PriorConstants(
-        frameworks, np.stack([constants_of(known[name]) for name in frameworks]), SHIPPED_FREEDOM, OWN_WEIGHT
-    )
+    prior = PriorConstants(frameworks, np.stack([constants_of(known[name]) for name in frameworks]), SHIPPED_FREEDOM)
     return replace(runs, offset=offset), prior
+
+
+def weighed(runs: MeasuredRuns, prior: PriorConstants) -> PriorConstants:
+    """``prior`` with the largest of :data:`OWN_WEIGHTS` by which every fifth run in turn is predicted from the others
+    as well as by the best of them, but for :data:`CHANCE`, while events keep the order of the prior's."""
+    everything = groups_of(runs, np.ones(len(runs), np.bool_))
+    stood = FittedEngines(prior.frameworks, prior.constants, np.zeros((KINDS, len(everything))), everything)
+    linear = linear_at(stood.of(runs, everything), runs)
+
+    def left_out(weight: float) -> Floats:
+        asked, errors = replace(prior, weight=weight), np.full(runs.measured.shape, np.nan)
+        for held in fifths(runs):
+            fitted = adjusted(runs, linear, asked, ~held)
+            logs = np.log(runs.measured) - linear_ms(fitted.of(runs, fitted.groups), runs, linear)
+            errors[:, held] = np.abs(logs[:, held])
+        return np.asarray(np.nanmean(errors, axis=0))  # every run has some
+
+    errors = np.stack([left_out(weight) for weight in OWN_WEIGHTS])
+    more = errors - errors[errors.mean(axis=1).argmin()]
+    as_good = more.mean(axis=1) <= CHANCE * more.std(axis=1) / np.sqrt(len(runs))
+    return replace(prior, weight=max(w for w, good in zip(OWN_WEIGHTS, as_good, strict=True) if good))
+
+
+def fifths(runs: MeasuredRuns) -> list[NDArray[np.bool_]]:
+    """Every fifth run, in turn."""
+    return [np.arange(len(runs)) % 5 == turn for turn in range(5)]
 
 
 def as_known(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> Floats:

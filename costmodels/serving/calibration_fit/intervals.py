@@ -8,21 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.estimates import COVERAGE, Floats
-from costmodels.serving.frameworks.calibration import LOADS, HalfWidths, Spread, Spreads
+from costmodels.estimates import COVERAGE, Floats, Ints
+from costmodels.serving.frameworks.calibration import LATENCIES, LOADS, HalfWidths, Spread, Spreads
 
 _PSEUDO = 25.0
 """Runs of all GPU types that an interval of one is drawn to."""
 
-_PSEUDO_LOAD = 60.0
-"""Runs at a load that the factor of its interval is drawn to 1 by."""
+_PSEUDO_CUT = 60.0
+"""Runs at a load, or of a kind of model, that the factor of its interval is drawn to 1 by."""
 
 _NARROWEST = 0.03
 
 _FRONT_SHARE = 0.25
 _LEAST_FRONT = 0.1
-
-_LATENCIES = ("ttft", "tpot", "e2e")
 
 
 def quantile(errors: Floats, groups: np.ndarray, q: float) -> float:
@@ -67,7 +65,7 @@ class Residuals:
 def pooled(own: Residuals, of_all: Spreads) -> Spreads:
     """The intervals of a GPU type, drawn to those ``of_all`` types the less runs it has."""
     out = {}
-    for name in _LATENCIES:
+    for name in LATENCIES:
         whole, mine = getattr(of_all, name), own.spread(name)
         share = own.count(name) / (own.count(name) + _PSEUDO) if mine is not None else 0.0
         low, high = (
@@ -101,33 +99,38 @@ def front_spread(errors: Floats, shares: Floats, steps: tuple[Floats, Floats], g
     )
 
 
-def at_load(errors: Floats, spreads: list[Spread], groups: np.ndarray, users: Floats) -> tuple[float, ...]:
-    """By which the intervals of ``errors`` [n] are wider or narrower at each of :data:`LOADS` than over all;
-    ``spreads`` and ``users`` [n] are those of the rows. Drawn to 1 where there are few rows."""
+def wider(errors: Floats, spreads: list[Spread], groups: np.ndarray, cut: Ints, cuts: int) -> tuple[float, ...]:
+    """By which the intervals of ``errors`` [n] are wider or narrower in each of so many ``cuts`` of the rows than over
+    all; ``spreads`` and ``cut`` [n] are those of the rows. Drawn to 1 where there are few rows."""
     known = np.isfinite(errors)
     low, high = (np.array([getattr(each, end) for each in spreads]) for end in ("low", "high"))
     reach = np.where(errors > 0, np.maximum(high, _NARROWEST), np.minimum(low, -_NARROWEST))
     sized = np.where(known, np.abs(errors / reach), 0.0)
-    nearest = np.abs(np.log(np.maximum(users, 1))[:, None] - np.log(LOADS)).argmin(axis=1)
     out = []
-    for band in range(len(LOADS)):
-        index = known & (nearest == band)
+    for at in range(cuts):
+        index = known & (cut == at)
         count = int(index.sum())
         own = quantile(sized[index], groups[index], COVERAGE) if count else 1.0
-        share = count / (count + _PSEUDO_LOAD)
+        share = count / (count + _PSEUDO_CUT)
         out.append(round(float(np.exp(share * np.log(max(own, 0.2)))), 3))
     return tuple(out)
 
 
+def at_load(errors: Floats, spreads: list[Spread], groups: np.ndarray, users: Floats) -> tuple[float, ...]:
+    """:func:`wider` at each of :data:`LOADS`."""
+    nearest = np.abs(np.log(np.maximum(users, 1))[:, None] - np.log(LOADS)).argmin(axis=1)
+    return wider(errors, spreads, groups, nearest, len(LOADS))
+
+
 def spreads_of(residuals: Residuals, otherwise: Spreads) -> Spreads:
     """Of all; where a latency was never measured, ``otherwise``."""
-    return Spreads(**{name: residuals.spread(name) or getattr(otherwise, name) for name in _LATENCIES})
+    return Spreads(**{name: residuals.spread(name) or getattr(otherwise, name) for name in LATENCIES})
 
 
 def added(held: Residuals, known: Spreads) -> HalfWidths:
     """What the error of runs ``held`` out has beyond that of ``known`` ones, as an independent error."""
     out = {}
-    for name in _LATENCIES:
+    for name in LATENCIES:
         mine, base = held.spread(name), getattr(known, name)
         more = 0.0 if mine is None else ((mine.high - mine.low) / 2) ** 2 - ((base.high - base.low) / 2) ** 2
         out[name] = round(float(np.sqrt(max(more, 0.0))), 4)

@@ -10,18 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats
-from costmodels.serving.calibration_fit.constants import FACTORS, LEAST, MOST, NAMES, OfRuns, front_ms, predicted_ms
+from costmodels.serving.calibration_fit.constants import (
+    FACTORS,
+    LEAST,
+    MOE,
+    MOST,
+    NAMES,
+    OfRuns,
+    front_ms,
+    predicted_ms,
+)
 from costmodels.serving.calibration_fit.effects import IN_EFFECT, KINDS, RELEASES, at_knots
-from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fit, held_out
-from costmodels.serving.calibration_fit.intervals import Residuals, added, at_load, front_spread, pooled, spreads_of
-from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
+from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fifths, fit, held_out
+from costmodels.serving.calibration_fit.intervals import (
+    Residuals,
+    added,
+    at_load,
+    front_spread,
+    pooled,
+    spreads_of,
+    wider,
+)
+from costmodels.serving.calibration_fit.runs import MeasuredRuns, Texts, day_of
 from costmodels.serving.frameworks.calibration import (
     EFFECTS,
+    LATENCIES,
+    MODEL_KINDS,
     TREND_GOES_ON_DAYS,
     Calibration,
     Dated,
     Effect,
     Effects,
+    HalfWidths,
     Spreads,
 )
 
@@ -34,6 +54,9 @@ others."""
 
 FEW = 500
 """Runs up to which every fifth is held out in turn, too."""
+
+FEWEST_OF_KIND = 40
+"""Runs held out from which a kind of model says what the unknown adds for it."""
 
 UNSAMPLED_US = 2.0
 """Sampling of a sequence where no run of the framework samples: 1.6 to 1.9 µs of a kernel that draws by exponential
@@ -89,7 +112,12 @@ def learn(
 def _with_front(known: Calibration, runs: MeasuredRuns, logs: Floats, shares: Floats, name: str) -> Calibration:
     """With what runs say of the front end, of whose TTFT it is ``shares`` [2, n] (means, medians)."""
     mine = np.flatnonzero(runs.framework == name)
-    steps = [known.on_gpus[str(runs.gpu[i])].tpot for i in mine]
+    factors = known.of_kind.get("tpot", (1.0,) * len(MODEL_KINDS))
+    kinds = model_kinds(runs)[mine]
+    steps = [
+        known.on_gpus[str(runs.gpu[i])].tpot.scaled(factors[MODEL_KINDS.index(kind)])
+        for i, kind in zip(mine, kinds, strict=True)
+    ]
     ends = np.array([each.low for each in steps]), np.array([each.high for each in steps])
     means = np.isfinite(logs[0, mine])
     errors, share = (np.where(means, each[0, mine], each[1, mine]) for each in (logs, shares))
@@ -134,7 +162,7 @@ def folds_of(runs: MeasuredRuns) -> dict[str, dict[str, NDArray[np.bool_]]]:
             newest |= mine & (runs.days >= starts[int(np.argmin(shares))])
     out["date"] = {"newest": newest} if newest.any() else {}
     if len(runs) <= FEW:
-        out["rows"] = {str(turn): np.arange(len(runs)) % 5 == turn for turn in range(5)}
+        out["rows"] = {str(turn): held for turn, held in enumerate(fifths(runs))}
     return {name: folds for name, folds in out.items() if folds}
 
 
@@ -162,28 +190,6 @@ def _calibration(
     def us(constant: str) -> float:
         return round(found[constant] * 1e3, 3)
 
-    otherwise = Spreads(ttft=known.ttft, tpot=known.tpot, e2e=known.e2e)
-    usual = residuals_of(residuals["nothing"], runs, mine)
-    if "date" in residuals:
-        usual = usual.joined(residuals_of(residuals["date"], runs, mine & np.isfinite(residuals["date"]).any(axis=0)))
-    of_all = spreads_of(usual, otherwise)
-    on = {}
-    for gpu in sorted(set(runs.gpu[mine])):
-        own = residuals_of(residuals["nothing"], runs, mine & (runs.gpu == gpu))
-        if "date" in residuals:
-            late = mine & (runs.gpu == gpu) & np.isfinite(residuals["date"]).any(axis=0)
-            own = own.joined(residuals_of(residuals["date"], runs, late))
-        on[str(gpu)] = pooled(own, of_all)
-    rows = np.flatnonzero(mine)
-    users = runs.load.concurrency[rows].astype(np.float64)
-    told = residuals_of(residuals["nothing"], runs, mine)
-    loads = {
-        latency: at_load(
-            told.errors[latency], [getattr(on[str(runs.gpu[i])], latency) for i in rows], told.groups, users
-        )
-        for latency in ("ttft", "tpot", "e2e")
-        if told.count(latency)
-    }
     sampled = bool((mine & ~runs.greedy).any())
     return known.model_copy(
         update={
@@ -205,18 +211,78 @@ def _calibration(
             "rank_steps": round(found["rank_steps"], 4) if (mine & (runs.ranks > 1)).any() else 0.0,
             "acceptance": round(found["acceptance"], 4),
             "effects": effects_of(fitted, runs, name, known.effects),
-            **{latency: getattr(of_all, latency) for latency in ("ttft", "tpot", "e2e")},
-            "on_gpus": on,
-            "at_load": loads,
-            **{
-                f"unknown_{what}": added(residuals_of(residuals[what], runs, mine), of_all)
-                for what in ("model", "gpu")
-                if what in residuals
-            },
+            **intervals_of(runs, residuals, name, known),
             "models": tuple(sorted(set(map(str, runs.model[mine])))),
             "rows": int(mine.sum()),
         }
     )
+
+
+def intervals_of(
+    runs: MeasuredRuns, residuals: Mapping[str, Floats], name: str, known: Calibration
+) -> dict[str, object]:
+    """What the ``residuals`` of a framework's runs say of its calibration's intervals, field by field."""
+    mine = runs.framework == name
+    otherwise = Spreads(ttft=known.ttft, tpot=known.tpot, e2e=known.e2e)
+    late = np.isfinite(residuals["date"]).any(axis=0) if "date" in residuals else np.zeros(len(runs), np.bool_)
+
+    def told_of(index: NDArray[np.bool_]) -> Residuals:
+        found = residuals_of(residuals["nothing"], runs, index)
+        return found.joined(residuals_of(residuals["date"], runs, index & late)) if "date" in residuals else found
+
+    of_all = spreads_of(told_of(mine), otherwise)
+    on = {str(gpu): pooled(told_of(mine & (runs.gpu == gpu)), of_all) for gpu in sorted(set(runs.gpu[mine]))}
+    rows = np.flatnonzero(mine)
+    users = runs.load.concurrency[rows].astype(np.float64)
+    told = residuals_of(residuals["nothing"], runs, mine)
+    kind = np.array([MODEL_KINDS.index(each) for each in model_kinds(runs)[rows]])
+    loads, kinds = {}, {}
+    for latency in LATENCIES:
+        if told.count(latency):
+            usual = [getattr(on[str(runs.gpu[i])], latency) for i in rows]
+            by = wider(told.errors[latency], usual, told.groups, kind, len(MODEL_KINDS))
+            ends = [each.scaled(by[k]) for each, k in zip(usual, kind, strict=True)]
+            kinds[latency] = by
+            loads[latency] = at_load(told.errors[latency], ends, told.groups, users)
+    return {
+        **{latency: getattr(of_all, latency) for latency in LATENCIES},
+        "on_gpus": on,
+        "at_load": loads,
+        "of_kind": kinds,
+        **{
+            f"unknown_{what}": added(residuals_of(residuals[what], runs, mine), of_all)
+            for what in ("model", "gpu")
+            if what in residuals
+        },
+        "unknown_of_kind": _unknown(runs, residuals, mine, of_all, kinds),
+    }
+
+
+def model_kinds(runs: MeasuredRuns) -> Texts:
+    """Of each run's model, [n]: of :data:`MODEL_KINDS`."""
+    return np.where((runs.parts_ms[:, :, MOE] > 0).any(axis=1), "experts", "dense").astype(object)
+
+
+def _unknown(
+    runs: MeasuredRuns,
+    residuals: Mapping[str, Floats],
+    mine: NDArray[np.bool_],
+    of_all: Spreads,
+    kinds: Mapping[str, tuple[float, ...]],
+) -> dict[str, dict[str, HalfWidths]]:
+    """By kind of model, what a GPU type or a model without runs adds; of kinds with enough runs held out."""
+    out: dict[str, dict[str, HalfWidths]] = {}
+    of = model_kinds(runs)
+    for at, kind in enumerate(MODEL_KINDS):
+        factors = {latency: by[at] for latency, by in kinds.items()}
+        usual = Spreads(**{name: getattr(of_all, name).scaled(factors.get(name, 1.0)) for name in LATENCIES})
+        for what in ("model", "gpu"):
+            if what not in residuals:
+                continue
+            held = residuals_of(residuals[what], runs, mine & (of == kind))
+            if min(held.count(name) for name in LATENCIES) >= FEWEST_OF_KIND:
+                out.setdefault(kind, {})[what] = added(held, usual)
+    return out
 
 
 def effects_of(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:

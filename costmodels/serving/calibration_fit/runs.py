@@ -33,12 +33,14 @@ class MeasuredRuns:
         uneven: [n, levels], of experts (:class:`~costmodels.serving.step.StepTimes`).
         decode_batch, prompts, chunks, stages, mixed: of the grid that the steps belong to.
         layers: of the model; ``slow_blocks``: whether its experts are blocks of fp8 that the release is slow with;
-            ``compiled``: whether its kernels are compiled when their shapes first come.
+            ``compiled``: whether its kernels are compiled when their shapes first come; ``sequence_ms``: what the
+            release takes more of each running sequence.
         ranks: attention ranks; ``load``: what clients sent.
         days: of the release, since 2025.
         row: of the table that they came in.
         framework, gpu, generation, vendor, model, kind, campaign: labels.
         offset: effects [n, 4] that are known before anything is fitted.
+        at_rate: what came at a rate, None in a closed loop; coming_per_ms: requests, there.
         measured: [statistics, n] by :data:`STATISTICS`, ms, NaN where there is none.
     """
 
@@ -52,6 +54,7 @@ class MeasuredRuns:
     layers: Ints
     slow_blocks: NDArray[np.bool_]
     compiled: NDArray[np.bool_]
+    sequence_ms: Floats
     greedy: NDArray[np.bool_]
     ranks: Ints
     load: Load
@@ -65,6 +68,8 @@ class MeasuredRuns:
     kind: Texts
     campaign: Texts
     offset: Floats
+    at_rate: NDArray[np.object_]  # RatePlay or None
+    coming_per_ms: Floats
     measured: Floats
 
     def take(self, index: Ints) -> MeasuredRuns:
@@ -73,6 +78,11 @@ class MeasuredRuns:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    @property
+    def closed(self) -> NDArray[np.bool_]:
+        """Which are of a fixed number of users."""
+        return np.isnan(self.coming_per_ms)
 
 
 def day_number(day: dt.date | None) -> float:
@@ -145,6 +155,7 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
         "layers": np.full(n, served.model.layers),
         "slow_blocks": np.full(n, served.slow.block_experts),
         "compiled": np.full(n, served.slow.compiled),
+        "sequence_ms": np.full(n, served.slow.sequence_us / 1e3),
         "greedy": np.full(n, served.greedy),
         "ranks": loops.layouts.dp,
         "days": np.full(n, day_number(day)),
@@ -154,4 +165,6 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
         "vendor": label(served.gpu.vendor),
         "model": label(served.model.name),
         "kind": label(served.kind),
+        "at_rate": np.array([loops.at_rate] * n, dtype=object),
+        "coming_per_ms": np.full(n, np.nan if loops.at_rate is None else loops.at_rate.coming_per_ms),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -18,10 +18,19 @@ from costmodels.serving.recipe import Started
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
-from costmodels.serving.simulator.capacity import LONG, keeps_up, once_settled, over_us
+from costmodels.serving.simulator.capacity import (
+    HARDLY_MEET,
+    LONG,
+    MANY,
+    between_modes,
+    keeps_up,
+    once_settled,
+    over_us,
+    share_error,
+)
 from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
-from costmodels.serving.simulator.outcome import Metric
+from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.simulator.step_table import End, step_tables_at
 from costmodels.serving.step import StepTimes
 from profiles.errors import InputError
@@ -34,6 +43,10 @@ LIFETIMES = 6
 """The run must last so many times as long as a request, or it ends before the engine has filled up."""
 
 SETTLED = 0.4  # share of the requests after which the engine counts as filled up; those before are left out
+
+
+TOLD = (0.5, 0.99)
+"""Percentiles that are told."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +67,24 @@ class OpenLoad:
     requests: int | None = None
 
 
-def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: int, started: Started) -> Answers:
-    """Poisson arrivals on one configuration (``layout`` of length 1).
+def engines_of(
+    served: ServedModel,
+    layout: Layouts,
+    load: OpenLoad,
+    kv_tokens: int,
+    started: Started,
+    ends: Sequence[End] = get_args(End),
+) -> dict[End, Engine]:
+    """The engine to simulate (``layout`` of length 1), with steps at each of ``ends`` of their interval.
 
     Args:
         kv_tokens: of the cache of one attention rank.
         started: what the engine is started with.
-
-    Raises:
-        InputError: the engine does not keep up with the rate.
     """
-    framework, shape, rate_rps = served.framework, load.shape, load.rate_rps
+    shape = load.shape
     sequences, budget = started.max_num_seqs, started.max_num_batched_tokens
     (tables,) = step_tables_at(
-        get_args(End),
+        ends,
         served,
         layout,
         shape.routing,
@@ -76,10 +93,10 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         longest_tokens=load.longest_tokens,
         queries=shape.queries,
     )
-    engines = {
+    return {
         end: Engine(
             table,
-            framework.scheduler.model_copy(update={"chunked": started.chunked_prefill}),
+            served.framework.scheduler.model_copy(update={"chunked": started.chunked_prefill}),
             kv_tokens=kv_tokens,
             token_budget=budget,
             max_sequences=sequences,
@@ -89,20 +106,40 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         )
         for end, table in tables.items()
     }
-    count = load.requests or REQUESTS
+
+
+def played(engine: Engine, load: OpenLoad) -> tuple[Outcome, bool]:
+    """(What so many requests see as are sent, or as it takes for the engine to fill up; whether it keeps up)."""
+    count, rate_rps = load.requests or REQUESTS, load.rate_rps
     while True:
-        outcome = simulate(engines["value"], requests_at(*load.drawn(count), rate_rps, seed=0))
+        outcome = simulate(engine, requests_at(*load.drawn(count), rate_rps, seed=0))
         needed = math.ceil(LIFETIMES * rate_rps * outcome.mean_us("e2e") / 1e6)
         if needed <= count or count == MOST_REQUESTS or load.requests is not None:
             break
         count = min(max(needed, 2 * count), MOST_REQUESTS)
     # A run that is cut short at MOST_REQUESTS is one whose requests stay ever longer.
-    if (needed > count and load.requests is None) or not keeps_up(outcome):
+    return outcome, (needed <= count or load.requests is not None) and keeps_up(outcome)
+
+
+def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: int, started: Started) -> Answers:
+    """Poisson arrivals on one configuration; arguments as those of :func:`engines_of`.
+
+    Raises:
+        InputError: the engine does not keep up with the rate.
+    """
+    shape, rate_rps = load.shape, load.rate_rps
+    engines = engines_of(served, layout, load, kv_tokens, started)
+    outcome, holds = played(engines["value"], load)
+    count = len(outcome)
+    if not holds:
         raise InputError(
             f"rate: {rate_rps:g} requests/s is more than this engine serves (about {outcome.rate_rps:.3g})",
             "lower the rate, or use more or larger engines",
         )
     warm = outcome.trimmed(SETTLED, 0.0)
+    if load.requests is None and _unsure(warm, rate_rps):
+        count = MANY
+        warm = simulate(engines["value"], requests_at(*load.drawn(count), rate_rps, seed=0)).trimmed(SETTLED, 0.0)
     calibration = served.calibration
     in_flight = rate_rps * warm.mean_us("e2e") / 1e6
     tpot = 0.0 if load.shape.osl == 1 else warm.mean_us("tpot")  # an answer of one token has none
@@ -115,7 +152,7 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     steps, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
     plain = steps.take(np.zeros(1, np.int64)).latency
     how, inside = plain.how, plain.inside
-    chunks = math.ceil(shape.new_tokens / max(budget - in_flight / float(layout.dp[0]), 1.0))
+    chunks = math.ceil(shape.new_tokens / max(started.max_num_batched_tokens - in_flight / float(layout.dp[0]), 1.0))
     coming = rate_rps / layout.dp * chunks * tpot * shape.tokens_per_step / 1e6
 
     def between_tokens(time_us: Floats) -> Floats:
@@ -129,12 +166,15 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         """With steps and front end at the ends of their intervals, the engine played again."""
 
         def estimates(p: float | None) -> Estimates:
+            if p is not None and between_modes(warm, metric, p):  # the higher one, as long as it may be
+                p = min(p + share_error(warm, metric, p), 1.0)
             value, low, high = (
                 np.array([over_us(seen[end], metric, p, LONG) + before[end]]) for end in ("value", *ENDS)
             )
             return Estimates(value, np.minimum(low, value), np.maximum(high, value), how, inside)
 
-        return Latency(estimates(None), estimates(0.5), estimates(0.99).value)
+        median, tail = TOLD
+        return Latency(estimates(None), estimates(median), estimates(tail).value)
 
     return Answers(
         latency("ttft", fronts),
@@ -146,6 +186,13 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         watts,
         np.array([shape.isl / shape.osl]),
         falls_behind=np.array([not keeps_up(seen["high"])]),
+    )
+
+
+def _unsure(warm: Outcome, rate_rps: float) -> bool:
+    """Whether a percentile that is told lies between two modes, and only more requests tell at which."""
+    return rate_rps * warm.mean_us("e2e") / 1e6 <= HARDLY_MEET and any(
+        between_modes(warm, metric, p) for metric in get_args(Metric) for p in TOLD
     )
 
 

@@ -61,7 +61,7 @@ from profiles.shipped import shipped
 Part = Literal["gemm", "attention_prefill", "attention_decode", "moe", "moe_prompts", "communication", "elementwise"]
 
 
-_LATENCIES = ("ttft", "tpot", "e2e")
+LATENCIES = ("ttft", "tpot", "e2e")
 
 MEMORY_DAYS = 180.0
 """In which the offset of a release is forgotten by 1 − 1/e."""
@@ -75,8 +75,14 @@ OTHER_LAYERS = 0.5
 TREND_GOES_ON_DAYS = 90
 """After the last release with runs, that the trend is taken to go on for."""
 
+IN_PROGRESS = 0.5
+"""Of the step in progress, what a request that comes at random waits for; it is played."""
+
 LOADS = (4.0, 32.0, 256.0)
 """Users at which the widths of intervals are known; between them by the logarithm, beyond as at the ends."""
+
+MODEL_KINDS = ("dense", "experts")
+"""Kinds of models, whose intervals differ: experts' kernels are further off, and more so where they are new."""
 
 _NO_KERNELS = ("communication", "elementwise")  # have factors, too
 
@@ -88,6 +94,9 @@ class Spread(BaseModel):
 
     low: float
     high: float
+
+    def scaled(self, factor: float) -> Spread:
+        return Spread(low=factor * self.low, high=factor * self.high)
 
     def drifted(self, half_width: float) -> Spread:
         """Wider by an independent error of ``half_width`` (log, 80 %) on either side."""
@@ -211,10 +220,19 @@ def model_kind(layers: int, hidden: int, precision: str) -> str:
 @dataclass(frozen=True)
 class Slow:
     """Whether a model has experts in scaled blocks of fp8, on a GPU and under a release that are slow with them;
-    whether kernels of it are compiled when their shapes first come."""
+    whether kernels of it are compiled when their shapes first come; what steps that draft take more where attention is
+    data parallel, and what the release takes more of each running sequence, µs; whether the model has experts."""
 
     block_experts: bool = False
     compiled: bool = False
+    drafting_us: float = 0.0
+    sequence_us: float = 0.0
+    experts: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Of the model, of :data:`MODEL_KINDS`."""
+        return "experts" if self.experts else "dense"
 
 
 class Calibration(BaseModel):
@@ -238,6 +256,7 @@ class Calibration(BaseModel):
     uneven_experts: float = Field(default=0.0, ge=0)
     first_us: float = Field(default=0.0, ge=0)
     first_on_amd: float = Field(default=1.0, ge=1)
+    drafting_us: float = 0.0  # resolved: of the release (its capabilities), in no fit
     effect: Effect = Effect()  # that holds, of those below
     effects: Effects = Effects()
     acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
@@ -249,8 +268,11 @@ class Calibration(BaseModel):
     on_gpus: dict[str, Spreads] = {}  # those of GPU types with runs of their own
     unknown_gpu: HalfWidths = HalfWidths()  # half-widths (log) that a GPU type without runs adds, independently
     unknown_model: HalfWidths = HalfWidths()
+    of_kind: dict[str, tuple[float, ...]] = {}  # by latency: factors of its interval for MODEL_KINDS
+    unknown_of_kind: dict[str, dict[Literal["gpu", "model"], HalfWidths]] = {}  # in the place of those two, by kind
     models: tuple[str, ...] = ()  # architectures with runs
     met: bool = False  # resolved: the GPU type and the model both have runs, so that these say what there is to say
+    doubtful: tuple[str, ...] = ()  # latencies of own runs left out that are predicted worse with these than before
     rows: int  # distinct measurements behind the constants
     fitted_on: str
     date: str
@@ -272,12 +294,12 @@ class Calibration(BaseModel):
         """The same constants, less sure by ``drift``, so many times over (independent errors)."""
         if times == 0:
             return self
-        spreads = {name: getattr(self, name).drifted(math.sqrt(times) * getattr(drift, name)) for name in _LATENCIES}
+        spreads = {name: getattr(self, name).drifted(math.sqrt(times) * getattr(drift, name)) for name in LATENCIES}
         return self.model_copy(update=spreads)
 
     def widened(self, widths: HalfWidths) -> Calibration:
         """The same constants, less sure by ``widths``."""
-        return self.model_copy(update={name: getattr(self, name).drifted(getattr(widths, name)) for name in _LATENCIES})
+        return self.model_copy(update={name: getattr(self, name).drifted(getattr(widths, name)) for name in LATENCIES})
 
     def resolved(
         self, gpu: Gpu, day: dt.date | None, model: str, kind: str, *, greedy: bool, slow: Slow
@@ -291,11 +313,16 @@ class Calibration(BaseModel):
             slow: with what of the model the framework takes longer.
         """
         own = self.on_gpus.get(gpu.name)
-        out = self if own is None else self.model_copy(update={name: getattr(own, name) for name in _LATENCIES})
+        out = self if own is None else self.model_copy(update={name: getattr(own, name) for name in LATENCIES})
+        at = MODEL_KINDS.index(slow.kind)
+        out = out.model_copy(
+            update={name: getattr(out, name).scaled(factors[at]) for name, factors in self.of_kind.items()}
+        )
+        unknown = self.unknown_of_kind.get(slow.kind, {})
         if self.rows and gpu.name not in self.on_gpus:
-            out = out.widened(self.unknown_gpu)
+            out = out.widened(unknown.get("gpu", self.unknown_gpu))
         if self.rows and model not in self.models:
-            out = out.widened(self.unknown_model)
+            out = out.widened(unknown.get("model", self.unknown_model))
         effect = self.effects.on(gpu, day, kind)
         if gpu.name not in self.effects.gpus and gpu.lasting_load is not None:  # of others, runs say it
             effect = effect + Effect(prompts=math.log(gpu.lasting_load.factor))
@@ -306,8 +333,9 @@ class Calibration(BaseModel):
             update={
                 "effect": effect,
                 "met": gpu.name in self.on_gpus and model in self.models,
+                "drafting_us": slow.drafting_us,
                 "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
-                "step_us_per_sequence": self.step_us_per_sequence + sampled,
+                "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
             }
         )
@@ -361,7 +389,9 @@ class Calibration(BaseModel):
         busy = others / np.maximum(concurrency, 1.0)
         gathered = np.minimum(self.rank_steps, steps_to_gather(ranks, concurrency, outputs))
         own = math.exp(self.effect.front) * (self.request_us + self.request_us_per_token * prompt_tokens)
-        there, played = (others, 0.0) if coming_per_us is None else (np.minimum(coming_per_us * own, others), 0.5)
+        there, played = (
+            (others, 0.0) if coming_per_us is None else (np.minimum(coming_per_us * own, others), IN_PROGRESS)
+        )
         own = own + math.exp(self.effect.front) * self.request_us_per_concurrent * there
         steps = np.where(polled, 0.0, max(self.request_steps - played, 0.0) * busy)
         return np.asarray(own + (steps + np.where(np.asarray(ranks) > 1, gathered, 0.0)) * tpot_us)

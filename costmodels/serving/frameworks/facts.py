@@ -103,6 +103,21 @@ class SlowExperts(Facts):
     before: str  # the first release that does without
 
 
+class OneProcess(Facts):
+    """Releases whose scheduler, detokenizer and output share a process and a thread with the steps."""
+
+    before: str  # the first release that does without
+    us_per_sequence: float = Field(ge=0)  # of a step, for each running sequence, beside the calibration's
+
+
+class UnhiddenDrafting(Facts):
+    """Releases in which the host draws up a step that drafts while the GPUs wait, and attention is data parallel."""
+
+    since: str  # the first that drafts there at all
+    before: str
+    step_us: float = Field(gt=0)  # what each step takes more
+
+
 class ExpertBackend(Facts):
     """Which of its kernels for experts an engine must be told to run: those that its rows, or a stand-in's, are of."""
 
@@ -136,6 +151,7 @@ class Capabilities(Facts):
         expert_backends: kernels for experts that its command names, the first that holds; none: its own choice.
         compiles_at_first: models of which kernels are compiled or tuned when their shapes first come (``first`` of the
             calibration).
+        unhidden_drafting: what steps that draft take more where the host is not hidden; None: it is, or nobody knows.
         gathers_in: by precision of experts, bytes of an element in which attention ranks gather tokens for them, where
             they quantize before; else 16 bits.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
@@ -147,6 +163,8 @@ class Capabilities(Facts):
     precisions: frozenset[str]
     weight_only: dict[str, float] = {}
     slow_fp8_block_experts: SlowExperts | None = None
+    one_process: OneProcess | None = None
+    unhidden_drafting: UnhiddenDrafting | None = None
     compiles_at_first: Literal["none", "all", "latent_attention"] = "none"
     caches: dict[str, tuple[str, ...]] = {}
     own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}

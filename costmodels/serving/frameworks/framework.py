@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from packaging.version import Version
 from pydantic import Field
 
 from costmodels.models.precision import Precision, missing_hardware, without_tensor_cores
@@ -93,8 +94,13 @@ class Framework(Facts):
         return self.less_sure(self.fitted)
 
     def less_sure(self, calibration: Calibration) -> Calibration:
-        """``calibration`` as sure as the release allows."""
-        away = (not self.basis("overheads").own) + (not self.listed)
+        """``calibration`` as sure as the release allows. Among releases that runs are of, a candidate or a post-release
+        is as sure as those that are listed; builds of somebody's own are not."""
+        basis, version = self.basis("overheads"), Version(self.release.version)
+        last = Version(basis.release).release
+        between = (version.is_prerelease or version.is_postrelease) and version.release[: len(last)] <= last
+        alike = basis.own and between and not (version.is_devrelease or version.local)
+        away = (not basis.own) + (not self.listed and not alike)
         return calibration.drifted(self.overheads, away)
 
     def at(self, release: str) -> Framework:

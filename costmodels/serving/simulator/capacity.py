@@ -63,6 +63,19 @@ STEEPNESS = 1.25
 MOST_BACK = 0.2
 """Logarithm of the rate, at most so far below one that fails."""
 
+MODES = 1.5
+"""A percentile lies between two modes where by the error of its share it may be so many times as long, or as short: by
+which of them is told is a matter of luck, ..."""
+
+UNSURE = 2.0
+"""... by so many standard errors of that share."""
+
+MANY = 100_000
+"""Requests that tell, ..."""
+
+HARDLY_MEET = 4.0
+"""... where no more are in the engine on average: such a run is short, and where more meet there are no modes."""
+
 PATIENCE = 2
 """Looks at the crossing before the bracket is halved."""
 
@@ -171,13 +184,31 @@ def _surely_us(outcome: Outcome, metric: Metric, p: float, errors: float) -> flo
     on either side of it, while how many are below is known as well as elsewhere.
     """
     seen = outcome.percentile_us(metric, p)
-    values = outcome.of(metric)
-    if len(values) < BATCHES:
+    if len(outcome.of(metric)) < BATCHES:
         return seen
-    shares = [batch.mean() for batch in np.array_split(values <= seen, BATCHES)]
-    surely = min(p + errors * float(np.std(shares, ddof=1)) / math.sqrt(BATCHES), 1.0)
+    surely = min(p + errors * share_error(outcome, metric, p), 1.0)
     own = errors * float(np.nan_to_num(standard_error_us(outcome, metric, p)))
     return min(seen + own, outcome.percentile_us(metric, surely))
+
+
+def share_error(outcome: Outcome, metric: Metric, p: float) -> float:
+    """Standard error of the share of requests below a percentile, by batch means."""
+    values, seen = outcome.of(metric), outcome.percentile_us(metric, p)
+    if len(values) < BATCHES:
+        return 0.0
+    shares = [batch.mean() for batch in np.array_split(values <= seen, BATCHES)]
+    return float(np.std(shares, ddof=1)) / math.sqrt(BATCHES)
+
+
+def between_modes(outcome: Outcome, metric: Metric, p: float, limit_us: float | None = None) -> bool:
+    """Whether it takes more requests to tell what a share ``p`` of them stays below, or whether that is at most
+    ``limit_us``: requests that meet another and those that meet none lie far apart, and about 1 − ``p`` of them meet
+    one."""
+    if not len(outcome.of(metric)):
+        return False
+    unsure = UNSURE * max(share_error(outcome, metric, p), math.sqrt(p * (1 - p) / len(outcome)))
+    low, high = (outcome.percentile_us(metric, min(max(q, 0.0), 1.0)) for q in (p - unsure, p + unsure))
+    return high > MODES * low and (limit_us is None or low <= limit_us < high)
 
 
 def strain_of(outcome: Outcome, limits: Sequence[Limit]) -> float:
@@ -364,9 +395,12 @@ class Settled(NamedTuple):
 
 
 def settled(engine: Engine, load: Requests, limits: Sequence[Limit], warm_up: float = WARM_UP) -> Settled:
-    """The requests of an open loop after the warm-up. The run ends as soon as some limit is missed by far for certain:
-    by less, it says by how much."""
-    far = [limit._replace(limit_us=limit.limit_us * FAR) for limit in limits]
+    """The requests of an open loop after the warm-up. The run ends as soon as some limit is missed by far for certain,
+    by time and by number: by less, it says by how much."""
+    far = [
+        limit._replace(limit_us=limit.limit_us * FAR, percentile=max(1 - (1 - limit.percentile) * FAR, 0.0))
+        for limit in limits
+    ]
     try:
         outcome = simulate(engine, load, sample_us=float(load.arrival_us[-1]) / LOOKS, give_up=Missed(far, warm_up))
     except GivenUp:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, NotRequired, TypedDict, Unpack
@@ -104,6 +105,19 @@ class StepCurve:
         self._expert_memo: tuple[dict[float, float], dict[float, float]] = ({}, {})
         self._lines: dict[int, tuple[list[float], list[float]]] = {}
         self._linear_memo: dict[float, float] = {}
+
+    def slower(self, plain: float, prompts: float) -> StepCurve:
+        """The same with steps without chunks ``plain`` times as long, and those with chunks ``prompts`` times."""
+        out = copy(self)
+        out.alone, out.decode = [plain * each for each in self.alone], [[plain * b for b in a] for a in self.decode]
+        out.linear, out.mixed = ([prompts * each for each in values] for values in (self.linear, self.mixed))
+        out.chunk = [[prompts * each for each in row] for row in self.chunk]
+        out.beside = self.beside * prompts / plain
+        if self.expert is not None:
+            by = zip((plain, prompts), self.expert, strict=True)
+            out.expert = [[factor * each for each in row] for factor, row in by]
+        out._expert_memo, out._lines, out._linear_memo = ({}, {}), {}, {}
+        return out
 
     @property
     def has_experts(self) -> bool:
@@ -218,6 +232,12 @@ class StepTable:
     stages: int  # pipeline
     latency: StepCurve
     stage: StepCurve
+
+    def slower(self, plain: float, prompts: float) -> StepTable:
+        """With steps without chunks ``plain`` times as long, and those with chunks ``prompts`` times."""
+        latency = self.latency.slower(plain, prompts)
+        stage = latency if self.stage is self.latency else self.stage.slower(plain, prompts)
+        return replace(self, latency=latency, stage=stage)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,11 @@ import numpy as np
 from costmodels.estimates import Ints
 from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.capacity import (
+    HARDLY_MEET,
     LONG,
+    MANY,
     WARM_UP,
+    between_modes,
     capacity_rps,
     most_share,
     once_settled,
@@ -143,11 +146,21 @@ class Trial:
         n, warm_up = self._run(load_rps)
         load = open_loop(*self._lengths(n), load_rps, seed=SEED)
         outcome, self._strain = settled(self.tested.sure, load, self.limits, warm_up)
+        if outcome is not None and self._unsure(outcome):
+            n, warm_up = MANY, WARM_UP
+            load = open_loop(*self.group.job.workload.drawn(n, SEED), load_rps, seed=SEED)
+            outcome, self._strain = settled(self.tested.sure, load, self.limits, warm_up)
         if outcome is None or self._strain > 1:
             return None
         if self.tested.sure is not self.tested.at("value"):
             outcome = simulate(self.tested.at("value"), load).trimmed(warm_up)
         return Check({"value": outcome}, n, self.group.share / self.group.engines)
+
+    def _unsure(self, outcome: Outcome) -> bool:
+        """Whether a percentile lies between two modes, and on which side of its bound only more requests tell."""
+        return self._in_flight <= HARDLY_MEET and any(
+            between_modes(outcome, limit.metric, limit.percentile, limit.limit_us) for limit in self.limits
+        )
 
     def strain(self, check: Check) -> float:
         """How near the nearest bound is to being missed; 1: it is met exactly."""

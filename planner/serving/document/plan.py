@@ -222,7 +222,7 @@ class Alternatives(Sparse):
     SELDOM: ClassVar = ("energy",)
 
     token_budgets: tuple[TokenBudget, ...] = Field(
-        default=(), description="the chosen layouts of aggregated engines with each token budget of the framework's"
+        default=(), description="the chosen layouts of engines that prefill with each token budget of the framework's"
     )
     clusters: tuple[ClusterTried, ...] = Field(
         default=(), description="what came of each of the pools to choose from; empty where nobody chose"

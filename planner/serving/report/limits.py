@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from costmodels.serving.steady.disaggregated import joint, prefilling
+from costmodels.serving.steady.kv_transfer import with_queue
 from planner.serving.document import plan as plans
 from planner.serving.document.prediction import LargestServed
-from planner.serving.engines.groups import Group, LoadedFleet
+from planner.serving.engines.disaggregated import UTILISATIONS, DisaggregatedEngines
+from planner.serving.engines.groups import CacheTransfer, Group, LoadedFleet
+from planner.serving.engines.prefill import PrefillCandidate
 from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints, percentile_ms, sequences_that_fit
 
 
@@ -25,11 +29,14 @@ def largest_of(group: Group) -> LargestServed:
 
 
 def token_budgets(fleet: LoadedFleet) -> tuple[plans.TokenBudget, ...]:
-    """What engines of the chosen layouts would carry with each token budget, by the formulas: of aggregated ones, as
-    the roles of others are paired over all of theirs."""
-    found = []
+    """What engines of the chosen layouts that prefill would carry with each token budget, by the formulas; those that
+    do nothing else beside the decode engines of the plan, as these are loaded."""
+    found: list[plans.TokenBudget] = []
     for group in fleet.groups:
-        if group.role != "aggregated":
+        if group.role == "decode":
+            continue
+        if group.role == "prefill":
+            found += _of_prefill(group, [pair.transfer for pair in fleet.pairs if pair.prefill.id == group.id])
             continue
         (search,) = [s for s in fleet.option.searches if _alike(s.job, group.job)]
         for budget in group.job.served.framework.limits.token_budgets:
@@ -69,6 +76,50 @@ def _budget(group: Group, search: LayoutSearch, budget: int) -> plans.TokenBudge
             "tpot_p90_ms": tpot,
             "missed": missed,
         }
+    )
+
+
+def _of_prefill(group: Group, transfers: list[CacheTransfer | None]) -> list[plans.TokenBudget]:
+    """Of a prefill engine, beside every partner that the plan has for it."""
+    candidate = group.candidate
+    assert isinstance(candidate, PrefillCandidate)
+    pool, job = candidate.pool, group.job
+    rows = np.flatnonzero((pool.layouts.rows == np.array(group.layouts.row(0))).all(axis=1))
+    return [
+        _prefill_budget(group, job, pool, row, [each for each in transfers if each is not None])
+        for row in rows[np.argsort(pool.budget[rows])].tolist()
+    ]
+
+
+def _prefill_budget(
+    group: Group, job: Job, pool: DisaggregatedEngines, row: int, transfers: list[CacheTransfer]
+) -> plans.TokenBudget:
+    n, budget = len(UTILISATIONS), int(pool.budget[row])
+    loads = prefilling(pool.steps.take(np.full(n, row)), UTILISATIONS)
+    per_us = loads.rate_rps.value / loads.steps.layouts.dp / 1e6
+    excess, ttft, worst = np.zeros(n), np.zeros(n), np.full(n, "", object)
+    for transfer in transfers:
+        receiver = transfer.decode.candidate
+        send, _ = with_queue(pool.send_us(loads.steps.layouts, receiver.pool.copies(receiver.layouts)), per_us)
+        receive, _ = with_queue(receiver.pool.receive_us(receiver.layouts), np.array([transfer.decode.rate_per_us]))
+        decode = transfer.decode.loaded.take(np.zeros(n, np.int64))
+        moved = np.maximum(send, receive)
+        both = joint(job.served, job.shape.isl, loads, decode, moved, transfer.link, pool.kv_connector)
+        ttft = np.maximum(ttft, both.ttft_percentile_us(0.9) / 1e3)
+        for bound in job.slo.bounds:
+            if bound.metric != "tpot":
+                over = percentile_ms(both, bound, job.confidence) / bound.limit_ms
+                worst = np.where(over > excess, bound.label, worst)
+                excess = np.maximum(excess, over)
+    inside = np.flatnonzero((excess <= 1) & np.isfinite(ttft))
+    i = int(inside[-1]) if len(inside) else 0
+    return plans.TokenBudget(
+        engine=group.id,
+        max_tokens_per_step=budget,
+        chosen=budget == group.limits.max_tokens_per_step,
+        engine_rate_rps=float(loads.rate_rps.value[i]) if len(inside) else None,
+        ttft_p90_ms=float(ttft[i]) if np.isfinite(ttft[i]) else None,
+        missed=None if len(inside) else str(worst[i]),
     )
 
 

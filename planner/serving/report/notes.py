@@ -109,9 +109,11 @@ def _calibration_note(served: ServedModel) -> str:
     framework = served.framework
     own, public = served.own_calibration, framework.fitted
     if own is not None:
+        worse = " and ".join(name.upper() for name in own.doubtful)
+        doubted = f"; of runs left out, {worse} is predicted worse with them than before" if worse else ""
         return (
             f"{framework.full_name}'s overheads are learned from {own.fitted_on} ({own.date}), beginning with those of "
-            f"{public.rows:,} public runs; TTFT is measured as in those runs"
+            f"{public.rows:,} public runs; TTFT is measured as in those runs" + doubted
         )
     return (
         f"{framework.full_name}'s overheads are fitted to {public.rows:,} public end-to-end runs; of models and "

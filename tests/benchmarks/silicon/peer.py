@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from costmodels.kernels.cost_model import cache_folder
+from costmodels.kernels.on_disk import cache_folder
 
 VERSION = "0.12.0"
 WORKER = Path(__file__).with_name("peer_worker.py")

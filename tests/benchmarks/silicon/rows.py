@@ -230,6 +230,7 @@ def as_runs(table: pd.DataFrame) -> pd.DataFrame:
             "spread": [f"{least:g}-1" if least < 1 else "" for least in table["shortest"]],
             "sampling": "greedy",
             "max_num_batched_tokens": table["token_budget"],
+            "max_num_seqs": table["most_running"].map(lambda value: "" if np.isnan(value) else f"{value:.0f}"),
             "polling_interval": np.where(polled, table["gate_steps"].astype(np.int64).astype(str), ""),
             "gpu_memory_utilization": table["memory_fraction"].map(
                 lambda value: "" if np.isnan(value) else f"{value:g}"

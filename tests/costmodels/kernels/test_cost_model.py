@@ -6,15 +6,19 @@ import dataclasses
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import synthetic
 from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows
 
-from costmodels.kernels import cost_model as library
-from costmodels.kernels.cost_model import CACHE_VARIABLE, CostModel, cache_folder, unseen_spreads
+from costmodels.kernels import cost_model
+from costmodels.kernels import on_disk as library
+from costmodels.kernels.cost_model import CostModel, unseen_spreads
 from costmodels.kernels.kept import keeping
+from costmodels.kernels.kernel_models import load_rows
+from costmodels.kernels.on_disk import CACHE_VARIABLE, cache_folder
 from costmodels.operations.registry import Families, families, reckoning_with
 from costmodels.origins import ROOFLINE
 from profiles.errors import DataError
@@ -86,6 +90,31 @@ def test_a_damaged_cache_is_fitted_again(store: ProfileStore, cache: Path, file:
     assert answers(store)[1] == []  # and it is whole again
 
 
+def test_rows_around_a_question_are_read_once(
+    store: ProfileStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(*given: Any, **more: Any) -> Any:
+        read.append(str(given[1]))
+        return load_rows(*given, **more)
+
+    monkeypatch.setattr(cost_model, "load_rows", counted)
+    first, _ = answers(store)
+    (kept,) = (cache / "rows").iterdir()
+    read.clear()
+    assert answers(store)[0] == first
+    assert read == []
+    for damage in (b"nonsense", kept.read_bytes()[:200], b""):
+        kept.write_bytes(damage)
+        assert answers(store)[0] == first
+    assert read == [OPERATION] * 3
+    monkeypatch.setattr(library, "_reading", lambda: "another version of the code that reads")
+    assert answers(store)[0] == first
+    assert len(read) == 4
+    assert len(list((cache / "rows").iterdir())) == 2
+
+
 def test_a_writer_that_fails_half_way_leaves_nothing(
     store: ProfileStore, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +134,8 @@ def test_a_forest_is_put_in_place_whole(store: ProfileStore, cache: Path, monkey
     rename = os.replace
 
     def watched(source: Path, target: Path) -> None:
-        moves.append(({file.name for file in source.iterdir()}, target.exists()))
+        if source.is_dir():
+            moves.append(({file.name for file in source.iterdir()}, target.exists()))
         rename(source, target)
 
     monkeypatch.setattr(os, "replace", watched)
@@ -126,7 +156,7 @@ def test_a_second_writer_of_the_same_forest_does_no_harm(store: ProfileStore, ca
     first, _ = answers(store)
     (folder,) = entries(cache)
     model = CostModel(find_gpu("H100-SXM"), "vllm", store)
-    library._write_fitted(folder, library._read_fitted(folder, "H100-SXM", has_rows=True))  # type: ignore[arg-type]
+    library.write_fitted(folder, library.read_fitted(folder, "H100-SXM", has_rows=True))  # type: ignore[arg-type]
     assert entries(cache) == [folder]
     assert model.estimate(OPERATION, QUESTIONS).value.tolist() == first
 
@@ -263,7 +293,7 @@ def test_a_broken_file_of_spreads_is_a_data_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
 ) -> None:
     (tmp_path / "unseen_gpu.yaml").write_text(content)
-    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    monkeypatch.setattr(cost_model, "__file__", str(tmp_path / "library.py"))
     with pytest.raises(DataError, match=r"unseen_gpu\.yaml"):
         unseen_spreads()
 

@@ -43,6 +43,7 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
         mixed=np.ones(n, bool),
         layers=rng.integers(30, 90, n),
         slow_blocks=np.zeros(n, bool),
+        sequence_ms=np.zeros(n),
         compiled=np.zeros(n, bool),
         greedy=np.ones(n, bool),
         ranks=np.ones(n, np.int64),
@@ -57,6 +58,8 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
         kind=np.full(n, "60x4096 fp8", dtype=object),
         campaign=chosen("lab", "other lab"),
         offset=np.zeros((n, 4)),
+        at_rate=np.full(n, None, dtype=object),
+        coming_per_ms=np.full(n, np.nan),
         measured=np.full((4, n), np.nan),
     )
     values = np.tile(START, (n, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 
 import numpy as np
 import pytest
@@ -23,8 +24,10 @@ from costmodels.serving.frameworks.calibration import (
     TREND_ORIGIN,
     Effect,
     Effects,
+    HalfWidths,
     Slow,
     Spread,
+    Spreads,
     model_kind,
     steps_to_gather,
 )
@@ -167,3 +170,30 @@ def test_first_requests_wait_for_kernels_to_be_compiled_and_longer_on_amd() -> N
     assert told.resolved(find_gpu("H200"), None, "", "1x1 bf16", greedy=True, slow=Slow()).first_us == 0
     assert on("H200") == pytest.approx(1e6 / GENERATIONS)
     assert on("MI300X") == pytest.approx(3e6 / GENERATIONS)
+
+
+def test_intervals_know_which_kinds_of_models_are_further_off() -> None:
+    """Of two kinds, whose runs are as many: those of one lie four times as far off, and where a model is new, too."""
+    rng = np.random.default_rng(0)
+    n = 2000
+    cut = np.arange(n) % 2
+    errors = rng.normal(0, np.where(cut == 0, 0.05, 0.2))
+    whole = intervals.spread(errors, np.full(n, "one"))
+    factors = intervals.wider(errors, [whole] * n, np.full(n, "one"), cut, 2)
+    assert factors[0] < 0.6 < 1.2 < factors[1]
+    told = NEUTRAL.model_copy(
+        update={
+            "tpot": Spread(low=-0.1, high=0.2),
+            "of_kind": {"tpot": (0.5, 2.0)},
+            "rows": 1,
+            "unknown_model": HalfWidths(tpot=0.3),
+            "unknown_of_kind": {"dense": {"model": HalfWidths(tpot=0.0)}},
+            "on_gpus": {"H200": Spreads(**dict.fromkeys(("ttft", "tpot", "e2e"), Spread(low=-0.1, high=0.2)))},
+        }
+    )
+    gpu = find_gpu("H200")
+    dense, experts = (
+        told.resolved(gpu, None, "new", "", greedy=True, slow=Slow(experts=each)).tpot for each in (False, True)
+    )
+    assert dense == Spread(low=-0.05, high=0.1)
+    assert experts.high == pytest.approx(math.hypot(0.4, 0.3))

@@ -118,3 +118,11 @@ def test_tokens_are_gathered_as_the_experts_take_them(bare: Callable[..., Served
     assert set(TRTLLM.capabilities.gathers_in) == {"nvfp4", "mxfp4_fp8", "fp8"}
     parts = [step(bare("B200", precision), [EIGHT_REPLICAS], 64).parts for precision in ("nvfp4", "fp8_block")]
     assert parts[0]["communication"][0] < parts[1]["communication"][0]
+
+
+def test_releases_of_one_process_take_more_of_each_running_sequence(bare: Callable[..., ServedModel]) -> None:
+    took = [
+        bare("H200", "bf16", f"vllm@{release}").calibration.step_us_per_sequence for release in ("0.7.3", "0.8", "0.20")
+    ]
+    assert took[0] > took[1] + 50
+    assert took[1] == took[2]

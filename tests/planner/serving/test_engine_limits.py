@@ -39,6 +39,23 @@ def test_every_token_budget_is_told_and_the_chosen_one_carries_most(planned: Any
     assert chosen.engine_rate_rps == max(rates)
 
 
+def test_token_budgets_of_prefill_engines_are_told_beside_the_plans_decode_engines(planned: Any) -> None:
+    plan = planned(DENSE, "2xH100", WORKLOAD, SLO, disaggregation="always")
+    (prefill,) = [group for group in plan.decision.engines if group.role == "prefill"]
+    budgets = [each for each in plan.alternatives.token_budgets if each.engine == prefill.id]
+    assert {each.engine for each in plan.alternatives.token_budgets} == {prefill.id}
+    assert len(budgets) > 1
+    (chosen,) = [each for each in budgets if each.chosen]
+    assert chosen.max_tokens_per_step == prefill.limits.max_tokens_per_step
+    rates = [each.engine_rate_rps for each in budgets if each.engine_rate_rps is not None]
+    assert chosen.engine_rate_rps is not None
+    assert chosen.engine_rate_rps >= 0.98 * max(rates)  # ties go to the simpler one
+    (said,) = [each for each in plan.prediction.engines if each.engine == prefill.id]
+    assert chosen.engine_rate_rps >= 0.99 * said.rate_rps.value
+    limit = next(bound.limit_ms for bound in plan.request.slo.bounds if bound.metric == "ttft")
+    assert all(each.ttft_p90_ms <= limit for each in budgets if each.missed is None)
+
+
 def test_a_longest_request_makes_the_launch_command_and_the_memory(planned: Any) -> None:
     short = planned(DENSE, "1xH100", WORKLOAD, SLO, disaggregation="never")
     long = planned(DENSE, "1xH100", f"{WORKLOAD},max_len=16k", SLO, disaggregation="never")

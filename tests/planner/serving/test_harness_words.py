@@ -135,3 +135,19 @@ def test_words_that_are_taken_for_others_are_said() -> None:
     assert "has no module that drafts" in note
     assert "longer than the 40,960" in note
     assert "not known" not in answered({**VLLM, "mode": "closed"})["note"]
+
+
+def test_lengths_that_are_means_of_a_data_set_differ() -> None:
+    notes: list[str] = []
+    said = {"isl": "236", "osl": "346", "mode": "closed"}
+    assert in_our_terms(said, notes)["spread"] == "0.5-1.5"
+    assert "means of a data set" in notes[0]
+    others = (
+        {**said, "mode": ""},
+        {**said, "spread": "0.8-1"},
+        {**said, "osl_length_biased": "400"},
+        {**said, "isl": "1024", "osl": "1000"},
+        {"isl": "28650", "osl": "256", "mode": "closed"},
+    )
+    for other in others:
+        assert in_our_terms(other, []).get("spread") == other.get("spread")

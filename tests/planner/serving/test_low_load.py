@@ -111,6 +111,14 @@ def test_what_the_formulas_exclude_is_simulated(bare: ProfileStore, more: dict[s
     assert engine.rate_rps.value >= p.request.workload.rate_rps
 
 
+@pytest.mark.parametrize("rate", [0.042, 0.0455, 0.0485, 0.052])
+def test_a_p99_between_two_modes_is_not_refused(bare: ProfileStore, rate: float) -> None:
+    """About 1 % of the requests meet another: some seeds say the one p99, some the other, ten times as long."""
+    case = {"model": DENSE, "gpu": "H100-SXM", "framework": "sglang", "percentile": "p99", "tp": 1}
+    p = plan(promised(bare, {**case, "isl": 8194, "osl": 4, "rate": rate}), store=bare)
+    assert all(check.predicted.value <= check.limit_ms for check in p.prediction.slo)
+
+
 def promised(bare: ProfileStore, case: dict[str, Any]) -> dict[str, Any]:
     """The request for what :func:`open_loop` says of one layout, bounds :data:`SPARE` above it."""
     isl, osl, tp, percentile = (case[name] for name in ("isl", "osl", "tp", "percentile"))

@@ -80,6 +80,13 @@ def test_published_columns_are_understood_and_kept() -> None:
     assert plain["predicted_tpot_ms_p50"] == row["tpot_ms_p50_predicted"]
 
 
+def test_mean_lengths_are_predicted_as_whole_tokens() -> None:
+    answer = predict(runs({"osl": "99.6"}, {"osl": "100"}, {"osl": "0.4"}), beside_measured=True)
+    assert answer["tpot_ms_p50_predicted"][0] == answer["tpot_ms_p50_predicted"][1]
+    assert "osl is a mean of 99.6 tokens, predicted as 100" in answer["note"][0]
+    assert answer["error"][2]
+
+
 def test_longer_running_outputs_a_burst_and_drafting_change_the_answer() -> None:
     answer = predict(
         runs(

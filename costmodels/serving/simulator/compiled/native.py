@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from costmodels.kernels.cost_model import cache_folder
+from costmodels.kernels.on_disk import cache_folder
 from costmodels.serving.simulator.compiled.state import (
     BUSY,
     FULL,

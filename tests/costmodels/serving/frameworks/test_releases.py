@@ -53,6 +53,15 @@ def test_an_unknown_release_is_the_nearest_known_said_and_less_sure(asked: str, 
         assert wide.high > narrow.high
 
 
+def test_a_candidate_between_releases_with_runs_is_as_sure_as_they_are() -> None:
+    rows = {"1.2.0rc6.post2": True, "1.2.0rc6.dev1": False, "1.9.0rc1": False}
+    known = find_framework("trtllm@1.1.0").calibration.tpot
+    for asked, sure in rows.items():
+        framework = find_framework(f"trtllm@{asked}")
+        assert not framework.listed
+        assert (framework.calibration.tpot == known) is sure
+
+
 @pytest.mark.parametrize("asked", ["2099-01", "2019-01"])
 def test_a_month_without_a_release_says_which_one_it_was_instead(asked: str) -> None:
     framework = find_framework(f"vllm@{asked}")

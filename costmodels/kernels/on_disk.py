@@ -1,0 +1,115 @@
+"""What a cost model keeps on disk: fitted forests, and the rows of each GPU that lie around a question."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+import costmodels.operations
+import profiles.boxes
+import profiles.columns
+import profiles.exclusions
+import profiles.store
+from costmodels.kernels import kernel_models
+from costmodels.kernels.forest import Forest, Neighbours
+from costmodels.kernels.kernel_models import Fitted, Rows
+from costmodels.kernels.trees import Trees
+
+CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where all this is kept: $SHARDWRIGHT_CACHE, else the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("shardwright"))
+
+
+def write_fitted(folder: Path, fitted: Fitted) -> None:
+    """Writes beside and renames, so that a killed run leaves nothing half-written. A cache that cannot be
+    written (read-only home, full disk) costs time at the next start and nothing else."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            model = fitted.forest
+            scores = [model.correction_share, model.low_score, model.high_score]
+            _write_arrays(temporary / "forest.npz", {"scores": np.array(scores), **model.trees.arrays()})
+            for name, memory in fitted.neighbours.items():
+                _write_arrays(temporary / f"{name}.npz", vars(memory))
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError:
+        return
+
+
+def _write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes any name for its own keyword
+
+
+def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    # Opened here: numpy would leave a damaged file open.
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def read_fitted(folder: Path, gpu: str, *, has_rows: bool) -> Fitted | None:
+    """The cached forest with the memory of one GPU (where it ``has_rows``), or None where it is not there or
+    does not read: it is then fitted again."""
+    try:
+        if not folder.is_dir():
+            return None
+        content = _read_arrays(folder / "forest.npz")
+        share, low, high = content.pop("scores").tolist()
+        forest = Forest(Trees(**content), share, low, high)
+        neighbours = {gpu: Neighbours(**_read_arrays(folder / f"{gpu}.npz"))} if has_rows else {}
+    except Exception:  # damage shows in any of zip's and numpy's ways; the cure is the same
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return Fitted(forest, neighbours)
+
+
+@cache
+def _reading() -> str:
+    """The code that chooses and codes rows: rows that another code read are not used."""
+    parts = (kernel_models, profiles.boxes, profiles.columns, profiles.exclusions, profiles.store)
+    operations = sorted(Path(costmodels.operations.__path__[0]).glob("*.py"))
+    sources = [*(Path(part.__file__) for part in parts if part.__file__), *operations]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def kept_rows(operation: str, made_from: str, load: Callable[[], Rows]) -> Rows:
+    """The rows that ``load`` reads, from the disk where they were read before: a store of a million rows takes twenty
+    times as long. ``made_from`` says everything that they depend on but the code."""
+    name = hashlib.sha256(f"{_reading()}:{made_from}".encode()).hexdigest()[:16]
+    file = cache_folder() / "rows" / f"{operation}-{name}.npz"
+    try:
+        arrays = _read_arrays(file)
+        plain = {part: arrays.pop(f"{part} of row") for part in ("gpu", "latency_us", "origin")}
+        return Rows({name: arrays[name] for name in arrays}, **plain)
+    except Exception:  # not there, or damaged in any of zip's and numpy's ways; the cure is the same
+        rows = load()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(suffix=".npz", dir=file.parent)
+        os.close(handle)
+        temporary = Path(beside)
+        try:
+            plain = {f"{part} of row": getattr(rows, part) for part in ("gpu", "latency_us", "origin")}
+            _write_arrays(temporary, {**rows.columns, **plain})
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError:  # as of write_fitted
+        pass
+    return rows

@@ -1,0 +1,64 @@
+"""Users at once: what ``plan simulate`` plays is what ``plan predict`` says of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
+from costmodels.serving.closed_loop.client import closed_loop_answers
+from costmodels.serving.closed_loop.load import Load
+from costmodels.serving.frameworks.framework import find_framework
+from planner.contract.clusters import parse_cluster
+from planner.imports.shapes import deployment_of_shapes
+from planner.replay.loads import requested_load
+from planner.replay.report import Sending, simulate_plan
+from planner.replay.request import SimulationRequest
+from planner.replay.running import Running
+from planner.serving.configuration import EngineAsked
+from planner.serving.operating_points import served_on
+from profiles.hardware import find_gpu
+from profiles.store import ProfileStore
+
+BURST = re.compile(r"TTFT is ([\d.]+) (s|ms) on average, p99 ([\d.]+) (s|ms)")
+MODEL, USERS, ISL, OSL = "meta-llama/Llama-3.1-8B", 32, 1000, 200
+
+
+@pytest.mark.parametrize(("framework", "shortest"), [("vllm", 1.0), ("vllm", 0.8), ("sglang", 0.8), ("trtllm", 0.2)])
+def test_users_at_once_wait_as_long_as_predicted(bare: ProfileStore, framework: str, shortest: float) -> None:
+    """The same front end, and the burst that benchmarks count."""
+    spread = "" if shortest == 1 else f",spread={shortest}-1"
+    asked: dict[str, Any] = {"model": MODEL, "gpu": "H100-SXM", "framework": framework}
+    document = deployment_of_shapes("1xTP1", EngineAsked(**asked))
+    request = SimulationRequest(plan=document, workload=f"isl={ISL},osl={OSL},concurrency={USERS}{spread}")
+    load, source = requested_load(request)
+    running = replace(Running.of(document, request.workload), users=request.users)
+    report = simulate_plan(running, load, source, sending=Sending(warm=True), store=bare)
+
+    limits = document.engines[0].limits
+    served = served_on(
+        parse_cluster("1xH100").pools[0],
+        find_architecture(MODEL),
+        choose_precision(find_architecture(MODEL)),
+        find_framework(framework),
+        CostModel(find_gpu("H100-SXM"), framework, bare),
+    )
+    one = [np.array([value]) for value in (USERS, ISL, OSL, limits.max_tokens_per_step, limits.max_sequences)]
+    said = closed_loop_answers(served, Layouts.of([(1, 1, 1, 1, 1)]), Load.of(*one, shortest=shortest), "balanced")
+
+    assert report.ttft_ms is not None
+    assert report.tpot_ms is not None
+    (note,) = [found.groups() for found in map(BURST.search, report.warnings) if found]
+    mean, p99 = (float(value) * {"s": 1e6, "ms": 1e3}[unit] for value, unit in (note[:2], note[2:]))
+    assert mean == pytest.approx(said.ttft.mean.value[0], rel=0.1)
+    assert p99 == pytest.approx(said.ttft.p99[0], rel=0.1)
+    assert report.tpot_ms.mean.value * 1e3 == pytest.approx(said.tpot.mean.value[0], rel=0.1)
+    if spread:
+        assert report.ttft_ms.p50.value * 1e3 == pytest.approx(said.ttft.p50.value[0], rel=0.1)
