@@ -396,7 +396,8 @@ def _write(
         out[f"{name}_p99"][index] = [f"{value / 1e3:.6g}" for value in latency.p99]
     write("itl_ms_p50", answer.itl_p50, 1e3)
     write("itl_ms_p90", answer.itl_p90, 1e3)
-    write("output_tokens_per_s_per_gpu", answer.output_tokens_per_s, layouts.gpus.astype(np.float64))
+    told_tokens = answer.counted_tokens_per_s or answer.output_tokens_per_s
+    write("output_tokens_per_s_per_gpu", told_tokens, layouts.gpus.astype(np.float64))
     watts, tokens = answer.watts, answer.output_tokens_per_s.scaled(1 / layouts.gpus)
     write("watts_per_gpu", watts, 1.0)
     joules = Estimates(

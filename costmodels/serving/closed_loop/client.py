@@ -40,6 +40,8 @@ class Answers:
         input_share: tokens of prompts for each of outputs.
         falls_behind: [n], where requests come at a rate: whether the engine does not keep up with steps at the slow end
             of their interval; None: in a closed loop, which waits for it.
+        counted_tokens_per_s: as output_tokens_per_s, over the time that a client takes which sends a number of requests
+            at a rate, its last answers included; None: in a closed loop, or no number is given.
         tpot_parts, ttft_parts: what the means of a closed loop consist of, µs.
     """
 
@@ -52,6 +54,7 @@ class Answers:
     watts: Estimates
     input_share: Floats
     falls_behind: NDArray[np.bool_] | None = None
+    counted_tokens_per_s: Estimates | None = None
     tpot_parts: dict[str, Floats] = field(default_factory=dict)
     ttft_parts: dict[str, Floats] = field(default_factory=dict)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import get_args
 
 import numpy as np
@@ -47,6 +48,9 @@ SETTLED = 0.4  # share of the requests after which the engine counts as filled u
 
 TOLD = (0.5, 0.99)
 """Percentiles that are told."""
+
+Z_80 = NormalDist().inv_cdf(0.9)
+"""Standard deviations on either side of the mean that hold 80 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,17 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         watts,
         np.array([shape.isl / shape.osl]),
         falls_behind=np.array([not keeps_up(seen["high"])]),
+        counted_tokens_per_s=None if load.requests is None else counted(load, warm.mean_us("e2e")),
     )
+
+
+def counted(load: OpenLoad, e2e_us: float) -> Estimates:
+    """Output tokens/s ([1]) that a client reports of ``load.requests``: over its time from the first request to the
+    last answer. Gaps at random, n of them, sum to n ÷ rate · (1 ± 1/√n)."""
+    assert load.requests is not None
+    sending = load.requests / load.rate_rps * (1 + Z_80 / math.sqrt(load.requests) * np.array([0.0, 1.0, -1.0]))
+    value, low, high = (load.requests * load.shape.osl / (sending + e2e_us / 1e6))[:, None]
+    return replace(Estimates.exact(value), low=low, high=high)
 
 
 def _unsure(warm: Outcome, rate_rps: float) -> bool:

@@ -234,6 +234,19 @@ def test_a_layout_that_plan_refuses_is_refused_with_its_words(
     assert answer["ttft_ms_mean"].iloc[0] == ""
 
 
+def test_tokens_at_a_rate_are_counted_as_the_client_does_that_sends_so_many() -> None:
+    """The last answers lengthen its run, and gaps at random are sums of so many: both the less the more are sent."""
+    sent = [{"concurrency": "", "rate": "4", "requests": n} for n in ("", "100", "4000")]
+    offered, few, many = predict(rows(*sent)).to_dict("records")
+    value, low, high = (f"output_tokens_per_s_per_gpu{end}" for end in ("", "_low", "_high"))
+    assert float(offered[low]) == float(offered[value]) == float(offered[high])
+    seconds = 100 / 4 + float(few["e2e_ms_mean"]) / 1e3
+    per_gpu = float(offered[value]) / 4  # tokens of one request on one GPU
+    assert float(few[value]) == pytest.approx(100 * per_gpu / seconds, rel=0.02)
+    assert float(few[value]) < float(many[value]) < float(offered[value]) < float(few[high])
+    assert float(few[low]) < float(many[low]) < float(many[high]) < float(few[high])
+
+
 def test_an_engine_that_cannot_keep_up_with_a_rate_is_refused() -> None:
     answer = predict(rows({"concurrency": "", "rate": "0.5"}, {"concurrency": "", "rate": "5000"}))
     assert answer["error"].iloc[0] == ""
