@@ -218,7 +218,7 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
         warnings=(
             *provenance_warnings(running, cost),
             *_load_warnings(running, described, len(counted)),
-            *burst_notes(value.requests, load, len(load) - len(counted), engines),
+            *burst_notes(value.requests, load, len(load) - len(counted)),
             *_slow_end_warnings(stretch.fleets),
             *_stretch_notes(stretch, load),
         ),

@@ -191,6 +191,7 @@ def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) ->
         drafted=np.array([draft_tokens if row.drafts else 0 for row in rows]),
         outputs=np.array([row.outputs or np.nan for row in rows]),
         generations=np.array([_generations(row) for row in rows]),
+        cold=np.array([row.cold for row in rows]),
     )
 
 

@@ -22,6 +22,7 @@ from planner.contract.words import attention_is_data_parallel, folded
 from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
+from planner.serving.campaigns import COLD, CampaignEngine, as_started
 from planner.serving.harness_words import in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
@@ -49,9 +50,9 @@ Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool, 
 """What rows that are predicted together share."""
 
 FEWEST_REQUESTS = 100
-RUN = ("osl_length_biased", "mode", "spec")
+RUN = ("osl_length_biased", "mode", "spec", COLD)
 """Columns of measured runs: how long the outputs of running requests are (E[L²] ÷ E[L], tokens), how requests are sent
-(``burst…``: all at once, and no more), and whether the model drafts for itself."""
+(``burst…``: all at once, and no more), whether the model drafts for itself, and how many requests were sent before."""
 
 _BURSTS, _LOOPS = ("burst", "offline"), ("", "closed", "open")
 _DRAFTS, _NO_DRAFTS = ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false")
@@ -88,6 +89,7 @@ class AskedRow:
     outputs: float | None = None  # tokens of a running request's output, where they are told
     burst: bool = False
     drafts: bool = False
+    cold: bool = False  # just started, and nothing was sent to warm it up
     notes: tuple[str, ...] = ()
     wide: WideAsked = field(default_factory=WideAsked)
     state: OperatingState | None = None
@@ -149,6 +151,12 @@ def asked_row(
         )
     work = counted(work, model)
     notes += _told_of(record, model, work)
+    tp, _, dp = degrees_of(layout)[:3]
+    drafts = work.speculation is None and _drafts(record.get("spec", ""))
+    if (users := work.concurrency) is not None:
+        weights = record.get("precision", "")
+        engine = CampaignEngine(framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts)
+        record = as_started(record, engine, notes)
     return AskedRow(
         index,
         named,
@@ -163,7 +171,8 @@ def asked_row(
         _sampling(record.get("sampling", "")),
         _positive("osl_length_biased", biased) if (biased := record.get("osl_length_biased")) else None,
         record.get("mode", "").casefold().startswith(_BURSTS),
-        work.speculation is None and _drafts(record.get("spec", "")),
+        drafts,
+        _cold(record.get(COLD, "")),
         tuple(notes),
         wide,
         state,
@@ -289,6 +298,15 @@ def _drafts(text: str) -> bool:
             "give mtp where the model drafts for itself, else none; or draft and acceptance in the workload",
         )
     return word in _DRAFTS
+
+
+def _cold(text: str) -> bool:
+    """Whether nothing warmed the engine up; where nobody says, something did."""
+    if text and not text.isdecimal():
+        raise InputError(
+            f"{COLD}: {shown(text)} is no number", "give how many requests were sent before, or leave it blank"
+        )
+    return bool(text) and int(text) == 0
 
 
 def _sampling(text: str) -> str:

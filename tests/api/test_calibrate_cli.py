@@ -72,6 +72,9 @@ def test_runs_at_a_rate_teach(tmp_path: Path, run: Runner) -> None:
         ]
     )
     answer = predict(asked)
+    for metric in ("ttft_ms", "tpot_ms"):  # and what they consist of is told
+        parts = [[float(each.split()[-1]) for each in text.split("; ")] for text in answer[f"{metric}_by_part"]]
+        assert [sum(each) for each in parts] == pytest.approx(answer[f"{metric}_mean"].astype(float).tolist(), rel=2e-3)
     for name in ("ttft_ms_mean", "tpot_ms_mean"):
         asked[name] = (SLOWER * answer[name].astype(float)).map("{:.4g}".format)
     path, store = tmp_path / "rates.csv", tmp_path / "mine"

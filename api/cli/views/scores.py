@@ -50,7 +50,7 @@ def show_suspects(found: list[Suspect]) -> None:
                 f"{_pct(each.left)})",
             )
         if not found:
-            bullet(out, "nothing: most rows are within their intervals")
+            bullet(out, "nothing: most rows whose parts are known are within their intervals")
         else:
             bullet(out, "plan calibrate learns it from these rows: --profiles STORE")
 

@@ -42,7 +42,7 @@ class Answers:
             of their interval; None: in a closed loop, which waits for it.
         counted_tokens_per_s: as output_tokens_per_s, over the time that a client takes which sends a number of requests
             at a rate, its last answers included; None: in a closed loop, or no number is given.
-        tpot_parts, ttft_parts: what the means of a closed loop consist of, µs.
+        tpot_parts, ttft_parts: what the means consist of, µs.
     """
 
     ttft: Latency
@@ -171,8 +171,8 @@ def front_us(calibration: Calibration, load: Load, tpot_us: Floats, ranks: Ints)
 
 
 def opening_us(calibration: Calibration, load: Load, requests: int) -> Floats:
-    """What the requests of the opening burst wait longer, [n, requests]."""
-    waits = np.where(load.generations > 1, calibration.first_us, 0.0)[:, None]
+    """What the requests of the opening burst wait longer where the engine is cold, [n, requests]."""
+    waits = np.where(load.opens_cold, calibration.first_us, 0.0)[:, None]
     opening = np.arange(requests) < np.minimum(load.concurrency, SLOTS)[:, None]
     return np.asarray(np.where(opening, waits, 0.0))
 

@@ -28,6 +28,7 @@ class Load(Rowwise):
         outputs: mean output length of running requests, E[L²] ÷ E[L] over those that are sent, which decides how long
             their contexts are; NaN: as of ``osl`` and ``shortest``.
         generations: requests of each client, one after the other; 1: a burst alone.
+        cold: whether the engine has just been started, and nothing was sent to warm it up.
     """
 
     concurrency: Ints
@@ -41,6 +42,7 @@ class Load(Rowwise):
     drafted: Ints
     outputs: Floats
     generations: Ints
+    cold: Bools
 
     @classmethod
     def of(
@@ -67,6 +69,7 @@ class Load(Rowwise):
             np.zeros(n, np.int64),
             np.full(n, np.nan),
             np.full(n, GENERATIONS),
+            np.zeros(n, np.bool_),
         )
 
     def clients(self, front_us: Floats) -> Clients:
@@ -79,8 +82,13 @@ class Load(Rowwise):
         return Clients.of(self.concurrency, self.osl, self.shortest, self.generations, travel_us)
 
     def of_opening(self, wait: Floats | float) -> Floats:
-        """What requests wait on average, [n], where those of the opening burst wait so long, if others follow them."""
-        return np.where(self.generations > 1, wait / np.maximum(self.generations, 1), 0.0)
+        """What requests wait on average, [n], where those of the opening burst wait so long for a cold engine."""
+        return np.where(self.opens_cold, wait / np.maximum(self.generations, 1), 0.0)
+
+    @property
+    def opens_cold(self) -> Bools:
+        """Whether first requests of clients find a cold engine, and others follow them."""
+        return np.asarray(self.cold & (self.generations > 1))
 
     @property
     def alike(self) -> Bools:

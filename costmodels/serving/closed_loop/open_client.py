@@ -190,8 +190,28 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         watts,
         np.array([shape.isl / shape.osl]),
         falls_behind=np.array([not keeps_up(seen["high"])]),
+        tpot_parts=_tpot_parts(steps, tpot, (1 + engines["value"].draft_share) / shape.tokens_per_step),
+        ttft_parts=_ttft_parts(float(steps.latency.value[1]) * chunks, warm.mean_us("ttft"), float(front)),
         counted_tokens_per_s=None if load.requests is None else counted(load, warm.mean_us("e2e")),
     )
+
+
+def _tpot_parts(steps: StepTimes, tpot_us: float, per_token: float) -> dict[str, Floats]:
+    """The time per token by cause: a step without prompts as it is made up (``per_token`` of one), and what steps with
+    prompts add."""
+    plain = {name: values[:1] * per_token for name, values in steps.parts.items()}
+    whole = float(sum(values[0] for values in plain.values()))
+    kept = min(tpot_us / max(whole, 1e-9), 1.0)
+    parts = {name: values * kept for name, values in plain.items()}
+    return {**parts, "steps with prompts": np.array([max(tpot_us - whole, 0.0)])}
+
+
+def _ttft_parts(own_us: float, engine_us: float, front_us: float) -> dict[str, Floats]:
+    """The time to the first token: its own prompt's steps, the wait for others' and for the step in progress, and the
+    front end."""
+    own = min(own_us, engine_us)
+    parts = {"own prompt": own, "queue and steps in progress": engine_us - own, "front end": front_us}
+    return {name: np.array([us]) for name, us in parts.items()}
 
 
 def counted(load: OpenLoad, e2e_us: float) -> Estimates:

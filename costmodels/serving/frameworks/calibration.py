@@ -30,7 +30,7 @@ rank_steps                  with attention data parallelism: until every rank ha
 Where a framework compiles or tunes kernels when their shapes first come (SGLang; TensorRT-LLM those of latent
 attention's models), the first request of each client waits longer by ``first`` (0 to 6 s; on AMD ``first_on_amd``
 times as long, 1 to 12). It is in the means of runs that begin with an engine just started, as those of the public
-campaigns do, and in no median of theirs.
+campaigns do, and in no median of theirs; engines of plans, and of rows that do not say otherwise, are warm.
 
 Effects are logarithms, partially pooled: vendor, generation, GPU type and model (by shape) over all frameworks; GPU
 type, model in a precision and campaign within one; a trend of all releases (they get faster); and over time a process

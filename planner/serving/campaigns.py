@@ -1,0 +1,127 @@
+"""How public campaigns start the engines that they measure: what their rows leave unsaid follows from their scripts
+(``campaigns.yaml``)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from profiles.shipped import shipped
+
+COLD = "warmup_requests"
+"""The column that says how many requests were sent before those that count; 0: the engine was cold."""
+
+ONE_PROMPT = "one prompt"
+_ROUND = 64  # tokens that a budget of one prompt is rounded up to, beside as many to spare
+_DRAFTED, _DRAFTED_APART = 3, 1  # tokens a step where the model drafts, and with attention data parallelism
+
+
+@dataclass(frozen=True)
+class CampaignEngine:
+    """What of a row recipes go by."""
+
+    framework: str
+    model: str
+    gpu: str
+    precision: str
+    tp: int
+    dp: int
+    isl: int
+    users: int
+    drafts: bool
+
+    @property
+    def weights(self) -> str:
+        return self.precision or ("nvfp4" if re.search("FP4", self.model, re.IGNORECASE) else "")
+
+
+class CampaignRecipe(BaseModel):
+    """What a campaign starts engines of a kind with, and which kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    framework: str
+    model: str
+    gpus: tuple[str, ...] = ()
+    weights: str = ""
+    tp: int | None = None
+    attention_dp: bool = False
+    script: str
+    polling_interval: dict[int, int] = {}
+    max_num_batched_tokens: int | Literal["one prompt"] | None = None
+    fewest: int = 0
+    since: dt.date | None = None
+    gpu_memory_utilization: float | None = None
+
+    def fits(self, engine: CampaignEngine) -> bool:
+        return (
+            self.framework == engine.framework
+            and re.search(self.model, engine.model) is not None
+            and (not self.gpus or engine.gpu in self.gpus)
+            and self.weights in ("", engine.weights)
+            and self.tp in (None, engine.tp)
+            and (engine.dp > 1 or not self.attention_dp)
+        )
+
+    def said(self, engine: CampaignEngine, date: str) -> dict[str, str]:
+        """In the columns of a row."""
+        out = {}
+        steps = [n for users, n in sorted(self.polling_interval.items()) if users <= engine.users]
+        if steps:
+            out["polling_interval"] = str(steps[-1])
+        if self.max_num_batched_tokens == ONE_PROMPT:
+            drafted = (_DRAFTED_APART if engine.dp > 1 else _DRAFTED) if engine.drafts else 0
+            whole = engine.isl + engine.users // engine.dp * (1 + drafted) + _ROUND
+            tokens = -(-whole // _ROUND) * _ROUND
+            late = self.since is None or date >= self.since.isoformat()
+            out["max_num_batched_tokens"] = str(max(tokens, self.fewest if late else 0))
+        elif self.max_num_batched_tokens is not None:
+            out["max_num_batched_tokens"] = str(self.max_num_batched_tokens)
+        if self.gpu_memory_utilization is not None:
+            out["gpu_memory_utilization"] = f"{self.gpu_memory_utilization:g}"
+        return out
+
+
+class Campaign(BaseModel):
+    """One that publishes its scripts; ``cold``: whether it measures engines that were just started."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    url: str
+    read: dt.date
+    cold: bool = False
+    recipes: tuple[CampaignRecipe, ...]
+
+
+@lru_cache(maxsize=1)
+def campaigns() -> dict[str, Campaign]:
+    """By the word that ``source`` begins with."""
+    path = Path(__file__).parent / "campaigns.yaml"
+    return shipped(path, lambda document: {name: Campaign.model_validate(each) for name, each in document.items()})
+
+
+def as_started(record: Mapping[str, str], engine: CampaignEngine, notes: list[str]) -> dict[str, str]:
+    """``record`` with what the campaign that its ``source`` names starts such engines with, where it does not say it
+    itself; adds to ``notes`` what that is."""
+    out, source = dict(record), record.get("source", "").casefold()
+    campaign = next((each for name, each in campaigns().items() if source.startswith(name)), None)
+    recipe = next((each for each in campaign.recipes if each.fits(engine)), None) if campaign is not None else None
+    if campaign is None:
+        return out
+    if campaign.cold and not out.get(COLD):
+        out[COLD] = "0"
+    if recipe is None:
+        return out
+    said = {n: text for n, text in recipe.said(engine, record.get("date", "")).items() if not record.get(n)}
+    if said:
+        told = ", ".join(f"{name}={text}" for name, text in said.items())
+        notes.append(f"as {campaign.title} starts it ({recipe.script}): {told}")
+    return out | said

@@ -1,0 +1,89 @@
+"""How public campaigns start the engines behind their rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from costmodels.serving.frameworks.framework import find_framework
+from planner.contract.workload.workload import parse_workload
+from planner.serving.asked_rows import AskedRow, asked_row
+from planner.serving.campaigns import CampaignEngine, as_started, campaigns
+from planner.serving.prediction_table import model_at
+from profiles.descriptions import catalogue_with
+from profiles.errors import InputError
+
+ROW = {
+    "source": "inferencex",
+    "model": "deepseek-ai/DeepSeek-R1",
+    "gpu": "B200",
+    "framework": "sglang",
+    "precision": "fp8_block",
+    "tp": "8",
+    "isl": "1024",
+    "osl": "1024",
+    "concurrency": "64",
+    "date": "2025-12-15",
+}
+ENGINE = CampaignEngine("sglang", "deepseek-ai/DeepSeek-R1", "B200", "fp8_block", 8, 1, 1024, 64, drafts=False)
+
+
+def asked(**said: str) -> AskedRow:
+    return asked_row(0, {**ROW, **said}, model_at, parse_workload, catalogue_with(()))
+
+
+def test_a_row_of_a_campaign_is_started_as_its_script_does() -> None:
+    recipe = asked().recipe
+    assert (recipe.polling_interval, recipe.max_num_batched_tokens) == (30, 32768)
+    assert asked(concurrency="4").recipe.polling_interval == 10
+    assert any("as InferenceX starts it (dsr1_fp8_b200.sh): polling_interval=30" in note for note in asked().notes)
+
+
+def test_what_a_row_says_goes_before() -> None:
+    recipe = asked(polling_interval="2").recipe
+    assert (recipe.polling_interval, recipe.max_num_batched_tokens) == (2, 32768)
+
+
+@pytest.mark.parametrize(
+    "said", [{"source": ""}, {"source": "my lab"}, {"gpu": "H100"}, {"concurrency": "", "rate": "3"}]
+)
+def test_other_rows_are_as_they_were(said: dict[str, str]) -> None:
+    row = asked(**said)
+    assert (row.recipe.polling_interval, row.recipe.max_num_batched_tokens) == (None, None)
+    assert not any("InferenceX" in note for note in row.notes)
+
+
+def test_engines_are_warm_unless_said_otherwise() -> None:
+    assert asked().cold
+    assert asked(warmup_requests="0", source="my lab").cold
+    assert not asked(warmup_requests="20").cold
+    assert not asked(source="my lab").cold
+    with pytest.raises(InputError, match="warmup_requests: 'some' is no number"):
+        asked(warmup_requests="some")
+
+
+@pytest.mark.parametrize(
+    ("engine", "date", "tokens"),
+    [
+        (ENGINE, "2025-12-15", "1152"),  # (64 + 1024 + 64 + 63) // 64 * 64
+        (replace(ENGINE, users=4), "2025-12-15", "1152"),
+        (ENGINE, "2026-02-03", "8192"),
+        (replace(ENGINE, isl=8192, drafts=True), "2026-02-03", "8512"),  # three tokens of each beside its own
+        (replace(ENGINE, isl=8192, drafts=True, dp=8, tp=1), "2026-02-03", "8320"),
+    ],
+)
+def test_a_budget_of_one_prompt(engine: CampaignEngine, date: str, tokens: str) -> None:
+    notes: list[str] = []
+    said = as_started({"source": "InferenceX", "date": date}, replace(engine, framework="trtllm"), notes)
+    assert said["max_num_batched_tokens"] == tokens
+    assert said.get("polling_interval") == ("60" if engine.dp > 1 else None)
+    assert len(notes) == 1
+
+
+def test_recipes_name_what_there_is() -> None:
+    catalogue = catalogue_with(())
+    for campaign in campaigns().values():
+        for recipe in campaign.recipes:
+            assert find_framework(recipe.framework).name == recipe.framework
+            assert [catalogue.find_gpu(name).name for name in recipe.gpus] == list(recipe.gpus)
