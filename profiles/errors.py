@@ -44,6 +44,17 @@ class InputError(ShardwrightError):
     title = "Bad input"
 
 
+def near(value: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> tuple[list[str], str]:
+    """The names of ``known`` most like ``value``, and what a hint says of them."""
+    names = sorted(set(known))
+    folded = {other.casefold(): name for other, name in (aliases or {}).items()}
+    folded |= {name.casefold(): name for name in names}
+    close = difflib.get_close_matches(value[:LONGEST_NAME].casefold(), list(folded), n=8, cutoff=0.4)
+    nearest = list(dict.fromkeys(folded[name] for name in close))[:4]
+    listing = ", ".join(nearest) if nearest else ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return nearest, f"{'nearest' if nearest else 'known'}: {listing}" if names else "there are none"
+
+
 class UnknownName(InputError):
     """A name that is in no catalogue; the hint lists the nearest ones that are. ``aliases``: other names of those that
     are known, by which they are found near, too."""
@@ -53,13 +64,7 @@ class UnknownName(InputError):
     def __init__(
         self, field: str, value: str, known: Iterable[str], more: str = "", *, aliases: Mapping[str, str] | None = None
     ) -> None:
-        names = sorted(set(known))
-        folded = {other.casefold(): name for other, name in (aliases or {}).items()}
-        folded |= {name.casefold(): name for name in names}
-        close = difflib.get_close_matches(value[:LONGEST_NAME].casefold(), list(folded), n=8, cutoff=0.4)
-        nearest = list(dict.fromkeys(folded[name] for name in close))[:4]
-        listing = ", ".join(nearest) if nearest else ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-        there = f"{'nearest' if nearest else 'known'}: {listing}" if names else "there are none"
+        nearest, there = near(value, known, aliases)
         super().__init__(
             f"{field}: {shown(value)} is not known",
             there + (f"; {more}" if more else ""),

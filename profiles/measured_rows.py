@@ -131,7 +131,9 @@ def _refuse(where: str, column: Column, values: pd.Series, bad: pd.Series | np.n
         first = int(positions[0])
         value = values.iloc[first]
         plain = value.item() if isinstance(value, np.generic) else value
-        if plain is pd.NA or plain != plain:
+        if isinstance(plain, np.ndarray):
+            plain = plain.tolist()
+        elif plain is pd.NA or plain != plain:
             plain = None  # a gap
         unit = f" ({column.unit})" if column.unit else ""
         raise DataError(

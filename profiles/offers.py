@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +15,22 @@ from profiles.files import Source
 from profiles.hardware import SHIPPED, Catalogue, Price
 from profiles.markup import Malformed
 from profiles.tables import numbers, read_table
+from profiles.typed_json import short
 from profiles.values import shown
 from profiles.yaml_markup import strict_yaml
 
 COLUMNS = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price", "Region", "SpotPrice")
-"""Of SkyPilot's public catalogues (skypilot-org/skypilot-catalog, catalogs/v8/CLOUD/vms.csv); vCPUs, MemoryGiB and
-GpuInfo are ignored."""
+"""Of SkyPilot's public catalogues (skypilot-org/skypilot-catalog, catalogs/v8/CLOUD/vms.csv); vCPUs and MemoryGiB are
+ignored, GpuInfo may be left out."""
+
+NAMES = {"A100": "A100-40GB", "A100-80GB-SXM": "A100-80GB", "H100-MEGA": "H100-SXM"}
+"""Names of those catalogues that say another GPU than ours, or none of ours: A100 and A100-80GB are two accelerators
+there (docs.skypilot.co, Supported accelerators, 2026-11-26)."""
+
+LARGE_MIB = 60_000
+"""Memory above which an A100 is not one of 40 GB, whatever it is called."""
+
+_MEMORY = re.compile(r"SizeInMiB\W+(\d+)")
 
 CATALOGUE_HINT = f"give a CSV with the columns of SkyPilot's catalogues: {', '.join(COLUMNS)}"
 OFFERS_HINT = (
@@ -57,6 +68,7 @@ def read_catalogue(
     if missing:
         raise file.wrong(f"column {', '.join(missing)} is missing")
     columns = {name: numbers(table[name]) for name in ("AcceleratorCount", "Price", "SpotPrice")}
+    infos = table["GpuInfo"].tolist() if "GpuInfo" in table.columns else [""] * len(table)
     best: dict[tuple[str, str, str], Price] = {}
     skipped: dict[str, None] = {}
     for row, (name, instance, where) in enumerate(
@@ -77,7 +89,7 @@ def read_catalogue(
         count = values["AcceleratorCount"]
         if not count:
             raise file.wrong(f"row {row + 1}: AcceleratorCount is missing", "correct the row")
-        gpus = catalogue.candidates(name)
+        gpus = catalogue.candidates(_name(name, infos[row]))
         if len(gpus) != 1:
             skipped[name] = None
             continue
@@ -104,6 +116,14 @@ def read_catalogue(
             f"it has {', '.join(skipped)}" if skipped else CATALOGUE_HINT,
         )
     return Imported(offers=tuple(sorted(best.values(), key=_order)), skipped=tuple(skipped))
+
+
+def _name(name: str, info: str) -> str:
+    """The GPU that a catalogue calls ``name``, of which its ``info`` may say the memory."""
+    ours, found = NAMES.get(name, name), _MEMORY.search(info)
+    if found is not None and ours.endswith("-40GB") and int(found[1]) > LARGE_MIB:
+        return f"{name}-80GB"
+    return ours
 
 
 def _cheaper(first: Price, second: Price) -> bool:
@@ -141,7 +161,7 @@ def read_offers(path: Path) -> tuple[Price, ...]:
         return Offers.model_validate(document).offers
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "it"
+        where = ".".join(short(str(part)) for part in problem["loc"]) or "it"
         raise file.wrong(
             f"{where}: {shown(problem.get('input'))}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from profiles.errors import ShardwrightError
 from profiles.files import MIB, Source
-from profiles.markup import Malformed, strict_json
+from profiles.markup import Malformed, read_json, strict_json
 from profiles.values import number, shown
 
 _FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
@@ -38,7 +38,7 @@ def read_lines(source: Source) -> pd.DataFrame:
     Raises:
         InputError (or ``source.error``): it cannot be read, or a line is no JSON object.
     """
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     for number_of, line in source.lines(longest=64 * MIB):
         if not line.strip():
             continue
@@ -48,10 +48,41 @@ def read_lines(source: Source) -> pd.DataFrame:
             raise source.wrong(f"line {number_of} is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise source.wrong(f"line {number_of} is no JSON object")
-        rows.append({name: _text(value) for name, value in row.items() if not isinstance(value, list | dict)})
+        rows.append(row)
+    return _table(source, rows)
+
+
+def read_objects(source: Source) -> pd.DataFrame:
+    """A file of one JSON object, or of a list of them, as :func:`read_lines` reads each. What an object within says in
+    numbers are columns of their own: its name, its unit and the number's (``request_latency_ms_avg``).
+
+    Raises:
+        InputError (or ``source.error``): it cannot be read, or is no such JSON.
+    """
+    document = read_json(source, as_python=True)
+    rows = document if isinstance(document, list) else [document]
+    if not all(isinstance(row, dict) for row in rows):
+        raise source.wrong("is no JSON object, or list of them")
+    return _table(source, [_flat(row) for row in rows])
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in row.items():
+        if not isinstance(value, dict):
+            out[name] = value
+            continue
+        unit = f"_{value['unit']}" if isinstance(value.get("unit"), str) else ""
+        inner = {part: each for part, each in value.items() if isinstance(each, int | float | None)}
+        out |= {f"{name}{unit}_{part}": each for part, each in inner.items()}
+    return out
+
+
+def _table(source: Source, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     if not rows:
         raise source.wrong("is empty")
-    return pd.DataFrame(rows).fillna("")
+    plain = [{name: _text(value) for name, value in row.items() if not isinstance(value, list | dict)} for row in rows]
+    return pd.DataFrame(plain).fillna("")
 
 
 def _text(value: object) -> str:

@@ -54,9 +54,10 @@ def read_typed(source: Source, form: TypeAdapter[T]) -> T:
         return form.validate_python(read_json(source))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(_short(str(part)) for part in first["loc"]) or "the document"
+        where = ".".join(short(str(part)) for part in first["loc"]) or "the document"
         raise source.wrong(f"{where}: {first['msg']}") from error
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A field's name as a message has it."""
     return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"

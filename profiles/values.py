@@ -40,6 +40,12 @@ def named(name: object) -> str:
     return text if len(text) <= _LONGEST_NAME else f"{text[:40]}…{text[-60:]}"
 
 
+def listed(values: Iterable[object]) -> str:
+    """The first few of ``values`` as a message repeats them."""
+    first, *more = [shown(value) for value in values] or ["none"]
+    return ", ".join([first, *more[:2]]) + (f" and {len(more) - 2} more" if len(more) > 2 else "")
+
+
 def one_of(names: Iterable[str]) -> str:
     """``a, b or c``."""
     *most, last = names

@@ -31,11 +31,10 @@ def document_of_shapes(
         InputError, UnknownName, Unsupported: what :func:`planner.imports.shapes.deployment_of_shapes` raises, a model
             or a GPU type that is missing, and degrees beside the shape.
     """
-    from api.cli.requests import with_files
+    from api.cli.requests import described, with_files
     from planner.contract.documents import checked
     from planner.imports.shapes import DEGREES, deployment_of_shapes
     from planner.serving.configuration import EngineAsked
-    from profiles.descriptions import catalogue_with
 
     for name in ("model", "gpu"):
         if name not in asked:
@@ -43,6 +42,6 @@ def document_of_shapes(
     if twice := [name for name in DEGREES if name in asked]:
         option = "--" + twice[0].replace("_", "-")
         raise InputError(f"{option}: has no effect beside --engines", "write it into the shape: 2xTP4 PP2")
-    catalogue = catalogue_with(profiles or ())
+    catalogue = described(profiles)
     fields = with_files({name: asked[name] for name in EngineAsked.model_fields if name in asked}, Path(), catalogue)
     return deployment_of_shapes(text, checked(EngineAsked, fields, "request", catalogue), catalogue)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiles.errors import InputError
+from profiles.files import is_folder
+from profiles.values import named
 
 if TYPE_CHECKING:
     from profiles.hardware import Catalogue
@@ -131,6 +133,16 @@ def with_prices(catalogue: Catalogue, prices: Sequence[Path] | None) -> Catalogu
     for path in prices:
         catalogue = with_offers(catalogue, read_offers(path), f"--prices {path}")
     return catalogue
+
+
+def described(profiles: Sequence[Path] | None) -> Catalogue:
+    """The catalogue with the GPU types that these folders describe."""
+    from profiles.descriptions import catalogue_with
+
+    for folder in profiles or ():
+        if not is_folder(folder):
+            raise InputError(f"--profiles: {named(folder)} is no folder", "give the folder of a profile store")
+    return catalogue_with(profiles or ())
 
 
 def measured_stores(profiles: Sequence[Path] | None) -> tuple[list[ProfileStore], Catalogue]:

@@ -6,8 +6,10 @@ error is known by what it can do."""
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -16,7 +18,7 @@ from api.cli.arguments import check_text, in_brief, strict_numbers
 from api.cli.framework_words import in_our_words
 from api.settings import settings
 from profiles.errors import ShardwrightError
-from profiles.values import shortened
+from profiles.values import shortened, shown
 
 COMMON = ("profiles", "quiet")
 """Settings beside the fields of requests."""
@@ -24,6 +26,8 @@ COMMON = ("profiles", "quiet")
 COLLECT = (400_000, 20, 20)
 """Garbage is looked for so seldom: a command makes much and drops little (a twelfth of a plan's CPU time), and imports
 most of it."""
+
+_NO_COMMAND = re.compile(r"No such command '(.*?)'")
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -62,7 +66,7 @@ def run(
     except ShardwrightError as error:
         return _complain(error.message, error.hint, error.exit_code)
     except _ClickError as error:
-        return _usage(error)
+        return _usage(error, given)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
@@ -97,13 +101,22 @@ def usual_options(app: typer.Typer) -> dict[str, Any]:
     return {**usual, **below}
 
 
-def _usage(error: Any) -> int:
+def _usage(error: Any, given: Sequence[str]) -> int:
     """typer's usage errors in our shape; a group that was given nothing to do shows its help."""
     message = in_brief(str(error.format_message()))  # composing the help prints it
     if type(error).__name__ == "NoArgsIsHelpError":
         return 0
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "plan"
+    if context is not None and (found := _NO_COMMAND.match(message)):
+        flags = [each for each in context.command.params if getattr(each, "is_flag", False)]
+        names = {
+            name: (*each.opts, *each.secondary_opts) for each in flags for name in (*each.opts, *each.secondary_opts)
+        }
+        for before, word in pairwise(given):
+            if before in names and word == found[1]:
+                way_out = f"{' or '.join(names[before])} stands alone; `{command} --help` lists the commands"
+                return _complain(f"{before}: takes no value, and {shown(word)} is no command", way_out, 2)
     return _complain(message.rstrip(".") or type(error).__name__, f"see `{command} --help`", 2)
 
 

@@ -170,7 +170,7 @@ class Fields:
         if not isinstance(rope, Mapping) or "yarn" not in (rope.get("rope_type"), rope.get("type")):
             return longest
         original, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
-        if not isinstance(original, int) or not isinstance(factor, int | float) or not 0 < factor < 1e6:
+        if not isinstance(original, int) or not isinstance(factor, int | float) or not _stretches(original, factor):
             must = "YaRN with a positive factor and original_max_position_embeddings"
             raise self._wrong("rope_scaling", dict(rope), must)
         return max(longest, round(original * factor))
@@ -244,3 +244,7 @@ class Fields:
         """Keys that are set, that no one read and that nobody here knows."""
         switched_on = (key for key, value in self._config.items() if value not in (None, False, 0, "", [], {}))
         return sorted(key for key in switched_on if key not in self.read and not _inert().fullmatch(key))
+
+
+def _stretches(original: int, factor: float) -> bool:
+    return 0 < original < 1e9 and 0 < factor < 1e6

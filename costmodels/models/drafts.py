@@ -9,6 +9,7 @@ from costmodels.models.architecture import Architecture, DraftModule, LayerGroup
 from costmodels.models.config_fields import Fields
 from costmodels.models.reading import dense_layer, even_head_dim, grouped_query
 from profiles.errors import InputError, Unsupported
+from profiles.values import listed
 
 _EAGLE = ("LlamaForCausalLMEagle", "EagleLlamaForCausalLM", "EAGLEModel")
 _EAGLE3 = ("LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "Eagle3Speculator")
@@ -28,7 +29,7 @@ def draft_head(config: Mapping[str, Any], target: Architecture, name: str) -> Dr
     kind = kinds[0] if kinds else "(none)"
     if kind not in _EAGLE + _EAGLE3:
         raise Unsupported(
-            f"{name}: config key 'architectures' = {kinds!r} is not a draft head that is modelled",
+            f"{name}: config key 'architectures' = {listed(kinds)} is not a draft head that is modelled",
             f"known: {', '.join(_EAGLE + _EAGLE3)}; heads that come with a model are read with it",
             field="architectures",
         )

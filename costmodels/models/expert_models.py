@@ -31,6 +31,7 @@ from costmodels.models.reading import (
     with_experts,
 )
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 
 @reads("granitemoe", "granitemoeshared")
@@ -218,9 +219,10 @@ def _longcat(fields: Fields) -> Decoder:
         router_bias=True,
     )
     idle = fields.number("zero_expert_num")
-    if idle and fields.text("zero_expert_type", "identity") != "identity":
+    kind = fields.text("zero_expert_type", "identity")
+    if idle and kind != "identity":
         raise Unsupported(
-            f"{fields.model}: config key 'zero_expert_type' = {fields.text('zero_expert_type', '')!r} is not modelled",
+            f"{fields.model}: config key 'zero_expert_type' = {shown(kind)} is not modelled",
             "known: identity",
             field="zero_expert_type",
         )

@@ -32,8 +32,8 @@ from costmodels.models.module_names import parts_of
 from costmodels.models.quantization import Storage, storage
 from costmodels.models.reading import READERS, Decoder, Layers
 from costmodels.models.vision import TOWERS, vision_tower
-from profiles.errors import InputError, Unsupported
-from profiles.values import shown
+from profiles.errors import InputError, Unsupported, near
+from profiles.values import listed, shown
 
 # What checkpoints of a family may call it.
 _ALIASES = {"deepseek_ref": "deepseek_v4"}
@@ -51,9 +51,11 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
     fields = Fields(text, name)
     reader = READERS.get(fields.model_type)
     if reader is None:
+        known = {*READERS, *TOWERS}
         raise Unsupported(
             f"{name}: config key 'model_type' = {shown(fields.model_type)} has no reader",
-            f"known model types: {', '.join(sorted({*READERS, *TOWERS}))}",
+            f"{near(str(fields.model_type), known)[1]}, of {len(known)} known ones; where its layers are one of theirs,"
+            " write its name there",
             model_type=fields.model_type,
         )
     _check_head(fields)
@@ -217,6 +219,6 @@ def _check_head(fields: Fields) -> None:
     named = [str(entry) for entry in fields.sequence("architectures")]
     if named and not any(entry.endswith(("ForCausalLM", "ForConditionalGeneration", "ChatModel")) for entry in named):
         raise Unsupported(
-            f"{fields.model}: config key 'architectures' = {named!r} is not a model that generates text",
+            f"{fields.model}: config key 'architectures' = {listed(named)} is not a model that generates text",
             "give a ...ForCausalLM model",
         )

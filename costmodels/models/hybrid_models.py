@@ -91,8 +91,8 @@ def _blocks(fields: Fields, pattern: str, listed: str) -> list[str]:
     for name in names:
         if name not in _BLOCKS.values():
             raise Unsupported(
-                f"{fields.model}: config key '{listed if fields.has(listed) else pattern}' has {name!r} blocks, which "
-                "are not modelled",
+                f"{fields.model}: config key '{listed if fields.has(listed) else pattern}' has {shown(name)} blocks, "
+                "which are not modelled",
                 f"known: {', '.join(_BLOCKS.values())}",
                 field=listed,
             )

@@ -15,7 +15,7 @@ from costmodels.models.architecture import CacheScheme
 from costmodels.models.module_names import Rules, rules_of
 from costmodels.models.precision import SCALE_GROUPS
 from profiles.errors import InputError, Unsupported
-from profiles.values import shown
+from profiles.values import listed, shown
 
 UNQUANTIZED = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _MODELOPT = {
@@ -128,8 +128,9 @@ def _group_size(quantization: Mapping[str, Any], groups: Sequence[Mapping[str, A
     """As the config says it: AWQ and GPTQ as ``group_size`` (-1: a whole row), fp8 as the width of its blocks."""
     block = quantization.get("weight_block_size")
     if block is not None and block != [_BLOCK, _BLOCK]:
+        said = f"[{listed(block)}]" if isinstance(block, list) else shown(block)
         raise Unsupported(
-            f"{model}: config key 'weight_block_size' = {block!r} is not modelled",
+            f"{model}: config key 'weight_block_size' = {said} is not modelled",
             f"known: [{_BLOCK}, {_BLOCK}]",
             field="weight_block_size",
         )
@@ -140,12 +141,12 @@ def _group_size(quantization: Mapping[str, Any], groups: Sequence[Mapping[str, A
     for size in sizes:
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < -1):
             raise InputError(
-                f"{model}: config key 'group_size' = {size!r}: must be a whole number of values, or -1",
+                f"{model}: config key 'group_size' = {shown(size)}: must be a whole number of values, or -1",
                 "give the model's own config.json",
                 field="group_size",
             )
-    said = [size for size in sizes if size is not None]
-    return max(min(said), 0) if said else 0
+    given = [size for size in sizes if size is not None]
+    return max(min(given), 0) if given else 0
 
 
 def _one_format(method: str, quantization: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:

@@ -162,7 +162,7 @@ class ClusterInput(Document):
 # ------------------------------------------------------------------ as text
 
 _COUNT = re.compile(
-    r"(?:(?P<nodes>[0-9]+)\s*[xX×]\s*)?(?P<count>[0-9]+)\s*[xX×]\s*(?P<gpu>[A-Za-z][\w. /-]*)", re.ASCII
+    r"(?:(?P<nodes>[0-9]{1,18})\s*[xX×]\s*)?(?P<count>[0-9]{1,18})\s*[xX×]\s*(?P<gpu>[A-Za-z][\w. /-]*)", re.ASCII
 )
 _FORMS = (
     "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), 2xp5.48xlarge (nodes), H200 (as many as are needed), several "

@@ -193,7 +193,7 @@ def _gpus_of(container: Mapping[str, Any]) -> int | None:
     for part in ("limits", "requests"):
         for name in (*(each.kubernetes_resource for each in vendors().values()), "gpu"):  # Dynamo's graphs say gpu
             value = mapping(resources.get(part)).get(name)
-            if isinstance(value, str | int) and str(value).isdigit():
+            if isinstance(value, str | int) and re.fullmatch(r"[0-9]{1,9}", shown(value).strip("'")):
                 return int(value)
     return None
 

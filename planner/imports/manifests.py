@@ -333,7 +333,7 @@ def _skypilot(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Pla
     said = resources.get("accelerators")
     if isinstance(said, dict) and len(said) == 1:
         said = ":".join(str(part) for part in next(iter(said.items())))
-    found = re.fullmatch(r"([\w.-]+)(?::(\d+))?", said) if isinstance(said, str) else None
+    found = re.fullmatch(r"([\w.-]+)(?::([0-9]{1,9}))?", said) if isinstance(said, str) else None
     gpu = None if found is None else gpu_called(found[1], catalogue)
     variables = {str(name): str(value) for name, value in mapping(document.get("envs")).items() if value is not None}
     starts, _ = starts_of(str(document.get("run")), variables)

@@ -236,7 +236,7 @@ def _around(words: Sequence[Word]) -> Around:
             devices = re.search(r"device=([0-9,]+)", value)
             if devices:
                 gpus = len([each for each in devices[1].split(",") if each])
-            elif value.isdigit():
+            elif re.fullmatch(r"[0-9]{1,9}", value):
                 gpus = int(value)
     return Around(release, gpus)
 

@@ -21,6 +21,7 @@ from profiles.errors import UnknownName
 from profiles.files import Source
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.tables import numbers, read_table
+from profiles.values import shown
 
 _HINT = "a drive is a CSV with the columns t_s,row_watts, seconds rising"
 PRESETS = ("nameplate", "none", "static", "threshold", "polca")
@@ -44,7 +45,7 @@ def read_drive(path: Path) -> tuple[Floats, Floats]:
         bad = next((i for i, value in enumerate(values) if value is None or (name == "row_watts" and value < 0)), None)
         if bad is not None:
             what = "a number" if name == "t_s" else "a number of watts"
-            raise source.wrong(f"line {bad + 2}: {name} {table[name].iloc[bad]!r} is not {what}")
+            raise source.wrong(f"line {bad + 2}: {name} {shown(table[name].iloc[bad])} is not {what}")
         columns.append(np.array(values, np.float64))
     seconds, watts = columns
     if not len(seconds):

@@ -29,7 +29,7 @@ from planner.serving.layouts import completed, degrees_of
 from planner.serving.wide_experts import EngineMachines, WideAsked, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric
-from profiles.values import number, shown
+from profiles.values import number, shown, whole
 
 if TYPE_CHECKING:
     from planner.experts.placement import Loads
@@ -302,11 +302,12 @@ def _drafts(text: str) -> bool:
 
 def _cold(text: str) -> bool:
     """Whether nothing warmed the engine up; where nobody says, something did."""
-    if text and not text.isdecimal():
+    before = whole(text)
+    if text and (before is None or before < 0):
         raise InputError(
             f"{COLD}: {shown(text)} is no number", "give how many requests were sent before, or leave it blank"
         )
-    return bool(text) and int(text) == 0
+    return before == 0
 
 
 def _sampling(text: str) -> str:

@@ -196,7 +196,8 @@ def _check_columns(table: pd.DataFrame) -> None:
     if missing:
         raise InputError(
             f"columns: {', '.join(missing)} missing",
-            f"give {', '.join(REQUIRED)}, isl, osl, and concurrency or rate, in a header; or workload for the lengths",
+            f"give {', '.join(REQUIRED)}, isl, osl, and concurrency or rate, in a header; or workload for the lengths "
+            "(what all rows of a file of runs share, beside --measured, as options, too: --gpu H100)",
         )
     if not {"workload", "concurrency", "rate"} & set(table.columns):
         raise InputError(

@@ -87,16 +87,27 @@ def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails)
         message = error.message if carried == rate else error.message.replace("at most", "by the formulas at most")
         return Infeasible(message, ", or ".join(ways) or OTHERWISE, **details)
     if details.get("binding") == "memory" and needed:
-        ways = [
-            f"{gpus} would do ({pool.gpus} are offered)"
-            for pool in request.cluster.pools
-            if pool.name in needed and (gpus := _wider(request, pool.name, needed[pool.name], fails, pool.gpu))
-        ]
-        return Infeasible(error.message, " or ".join(ways) or OTHERWISE, **details)
+        ways = _room(request, needed, fails)
+        if not ways:  # with the room, it is the SLO or the load
+            work = request.workload.model_copy(update={"rate_rps": None, "concurrency": None})
+            nothing = {"slo": request.slo.model_copy(update={"bounds": ()}), "workload": work, "objective": None}
+            found = _room(request.model_copy(update=nothing), needed, fails)
+            ways = [f"{way}, for a looser SLO or less load" for way in found]
+        return Infeasible(error.message, " or ".join(ways) or SMALLER, **details)
     return error
 
 
-OTHERWISE = "relax the SLO, or choose a smaller precision, a smaller model or larger GPUs"
+SMALLER = "choose a smaller precision, a smaller model or larger GPUs"
+OTHERWISE = f"relax the SLO, or {SMALLER}"
+
+
+def _room(request: PlanRequest, needed: Mapping[str, int], fails: Fails) -> list[str]:
+    """How many GPUs of which pools have room, each in words."""
+    return [
+        f"{gpus} would do ({pool.gpus} are offered)"
+        for pool in request.cluster.pools
+        if pool.name in needed and (gpus := _wider(request, pool.name, needed[pool.name], fails, pool.gpu))
+    ]
 
 
 def _have(wider: list[str]) -> str:

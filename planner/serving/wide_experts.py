@@ -14,7 +14,7 @@ from planner.contract.engine import NOTHING, Layout, Role
 from planner.contract.words import folded
 from profiles.errors import InputError
 from profiles.hardware import Fabric, Gpu
-from profiles.values import shown
+from profiles.values import shown, whole
 
 WIDE_FIELDS = ("role", "exchange", "redundant", "overlap", "eplb", "dispatch_tokens")
 CHOSEN_FIELDS = WIDE_FIELDS[1:]
@@ -83,9 +83,10 @@ def wide_asked(record: Mapping[str, str]) -> WideAsked:
 
 
 def _number(name: str, text: str, least: int) -> int:
-    if not text.strip().isdecimal() or not least <= int(text) <= 10**6:
+    value = whole(text)
+    if value is None or not least <= value <= 10**6:
         raise InputError(f"{name}: {shown(text)} is no whole number", f"give {least} or more, or leave it out")
-    return int(text)
+    return value
 
 
 def experts_of(model: Architecture) -> MixtureOfExperts | None:
@@ -127,7 +128,8 @@ def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: Engi
             told.append(f"redundant={redundant}")
     _check_slots(layout, experts, redundant, eplb, on.framework)
     overlap = asked.overlap or "none"
-    if exchange != NOTHING and asked.overlap is None and on.framework.parallelism.overlaps:
+    can = on.framework.parallelism
+    if exchange != NOTHING and asked.overlap is None and can.overlaps_of(exchange):
         told.append("overlap=none")
     if overlap != "none":
         if exchange == NOTHING:
@@ -135,16 +137,26 @@ def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: Engi
                 f"overlap: {overlap} hides an exchange, and there is none to hide",
                 "give exchange, or leave overlap out",
             )
-        if overlap not in on.framework.parallelism.overlaps:
-            can = ", ".join(("none", *on.framework.parallelism.overlaps))
-            raise InputError(f"overlap: {on.framework.full_name} has no {overlap}", f"give one of {can}")
+        if overlap not in can.overlaps_of(exchange):
+            if overlap not in can.overlaps:
+                words = ", ".join(("none", *can.overlaps))
+                raise InputError(f"overlap: {on.framework.full_name} has no {overlap}", f"give one of {words}")
+            others = [
+                name
+                for name in can.exchanges
+                if overlap in can.overlaps_of(name) and refused_exchange(name, layout, asked.role, experts, on) is None
+            ]
+            raise InputError(
+                f"overlap: {on.framework.full_name} has no {overlap} with {exchange}",
+                f"give overlap=none{', or exchange=' if others else ''}{' or '.join(others)}",
+            )
     dispatch = asked.dispatch_tokens or 0
     if dispatch and like != "low_latency":
         raise InputError(
             f"dispatch_tokens: {dispatch}, but exchange {exchange} has no buffers of a fixed size",
             "leave dispatch_tokens out, or give exchange=low_latency",
         )
-    most = on.framework.parallelism.dispatch_tokens[1]
+    most = can.dispatch_tokens[1]
     if dispatch > most:
         raise InputError(
             f"dispatch_tokens: {dispatch} is more than the {most} that buffers are made for", f"give at most {most}"
@@ -162,10 +174,11 @@ def _exchange(layout: Layout, asked: WideAsked, experts: MixtureOfExperts, on: E
     """Our name of the exchange that was asked for, or that is usual."""
     can, whole = on.framework.parallelism, layout.moe_tp == 1
     if asked.exchange is None:
-        usual = can.usual_exchange(asked.role, on.gpu, layout.ep) if whole and layout.dp > 1 else None
-        if usual is not None and refused_exchange(usual, layout, asked.role, experts, on) is None:
-            told.append(f"exchange={usual}")
-            return usual
+        usual = can.usual_exchanges(asked.role, on.gpu, layout.ep, on.gpus_per_node) if whole and layout.dp > 1 else ()
+        for name in usual:
+            if refused_exchange(name, layout, asked.role, experts, on) is None:
+                told.append(f"exchange={name}")
+                return name
         return NOTHING
     word = asked.exchange
     if word in (NOTHING, "allgather_reducescatter", "naive"):
@@ -189,13 +202,20 @@ def refused_exchange(
 ) -> tuple[str, str] | None:
     """(why engines of ``role`` do not run the exchange ``name`` so, the way out); None: they do."""
     each: ExchangeWay = on.framework.parallelism.exchanges[name]
-    framework, gpu = on.framework.full_name, on.gpu
-    others = [n for n, o in on.framework.parallelism.exchanges.items() if role in o.roles and o.runs_on(gpu)]
-    if each.since and on.framework.release.older_than(each.since):
+    framework, gpu, release = on.framework.full_name, on.gpu, on.framework.release
+    ways = on.framework.parallelism.exchanges.items()
+    gone = {n for n, o in ways if o.before and not release.older_than(o.before)}
+    others = [n for n, o in ways if role in o.roles and o.runs_on(gpu) and n not in gone]
+    if each.since and release.older_than(each.since):
         newer = f"{on.framework.name}@{each.since}"
         return (
-            f"{framework} {on.framework.release.version} does not have it",
+            f"{framework} {release.version} does not have it",
             f"give framework={newer}, or exchange=none",
+        )
+    if name in gone:
+        return (
+            f"{framework} {release.version} has it no more (all ranks gather where it is named)",
+            f"give one of {', '.join((NOTHING, *others))}",
         )
     if not each.runs_on(gpu):
         return f"{framework} does not run it on {gpu.name}", f"give one of {', '.join((NOTHING, *others))}"

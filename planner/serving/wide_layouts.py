@@ -118,7 +118,7 @@ def _of_role(served: ServedModel, precision: Precision, allowed: Restrictions, r
         if copies and eplb == "off" and served.framework.parallelism.copies_need_balancer:
             continue
         wide = layout.model_copy(update={"exchange": exchange, "redundant": copies, "eplb": eplb})
-        for overlap in _overlaps(asked, on):
+        for overlap in _overlaps(exchange, asked, on):
             one = wide.model_copy(update={"overlap": overlap})
             rows += [degrees_of(one.model_copy(update={"dispatch_tokens": size})) for size in _buffers(one, asked, on)]
     layouts = Layouts.of(rows)
@@ -143,14 +143,13 @@ def _exchange(asked: WideAsked, on: EngineMachines, role: Role, layout: Layout, 
         return None
     names = [name for name in names if role in can.exchanges[name].roles]
     if not names:
-        usual = can.usual_exchange(role, on.gpu, layout.ep)
-        names = [usual] if usual is not None else []
+        names = list(can.usual_exchanges(role, on.gpu, layout.ep, on.gpus_per_node))
     fitting = (name for name in names if refused_exchange(name, layout, role, experts, on) is None)
     return next(fitting, None)
 
 
-def _overlaps(asked: WideAsked, on: EngineMachines) -> tuple[str, ...]:
-    can = ("none", *on.framework.parallelism.overlaps)
+def _overlaps(exchange: str, asked: WideAsked, on: EngineMachines) -> tuple[str, ...]:
+    can = ("none", *on.framework.parallelism.overlaps_of(exchange))
     if asked.overlap is not None:
         return tuple(word for word in can if word == asked.overlap)
     return tuple(word for word in ("none", "two_batch") if word in can)

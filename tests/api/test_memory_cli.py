@@ -97,3 +97,10 @@ def test_what_is_said_beside_shapes_counts(run: Runner, tmp_path: Path) -> None:
     held = json.loads(run(*shapes, "--workload", "isl=4000,osl=500").out)
     assert held["largest"]["workload_requests"] > 1
     assert "is no file" in complaint(run(*shapes, "--draft-model", "nothing"))[0]
+
+
+def test_a_folder_of_profiles_that_is_not_there_is_refused(run: Runner, tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone")
+    said = complaint(run("memory", "--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100", "--profiles", gone))[0]
+    assert said.startswith("--profiles: ")
+    assert said.endswith("is no folder")

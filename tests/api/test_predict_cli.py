@@ -72,6 +72,30 @@ def test_what_is_missing_or_without_effect_is_refused(run: Runner, tmp_path: Pat
     assert complaint(run("predict", str(csv(tmp_path, "good")), "--tp", "2"))[0].startswith("--tp: has no effect")
 
 
+def test_one_result_of_a_load_generator_is_scored_with_options_beside(run: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    result: dict[str, Any] = {
+        "model": "good",
+        "backend": "openai",
+        "max_concurrency": 8,
+        "completed": 10,
+        "total_input_tokens": 1000,
+        "errors": [],
+    }
+    result |= {"total_output_tokens": 100, "median_tpot_ms": 9.5, "ttfts": [0.1] * 10}
+    path.write_text(json.dumps(result))
+    engine = ("--gpu", "H100", "--framework", "vllm", "--tp", "1", "--quiet")
+    document = json.loads(run("predict", str(path), "--measured", *engine, "--json").out)
+    assert document["scores"]["scores"][0]["quantity"] == "tpot_ms_p50"
+    assert complaint(run("predict", str(path), "--measured", *engine, "--isl", "5"))[0].startswith(
+        "--isl: has no effect"
+    )
+    path.write_text(json.dumps({"schema_version": "1.0", "tpot_ms_p50": 3}))
+    assert complaint(run("predict", str(path), "--measured"))[0] == "--measured: has no effect beside a document"
+    image = run("predict", "--image", "a:b", "--model", "m", "--gpu", "H100", "--isl", "1", "--osl", "1")
+    assert complaint(image)[0] == "--image: has no effect without --images"
+
+
 def test_measured_columns_are_scored(run: Runner, tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text(f"{HEADER},ttft_ms_p99\ngood,H200,vllm,2,1000,100,8,1000\nbad,H200,vllm,2,1000,100,8,2\n")

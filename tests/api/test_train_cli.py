@@ -202,3 +202,10 @@ def test_options_beside_a_table_are_refused(run: Runner, tmp_path: Path) -> None
 def test_schemas_are_printed(run: Runner) -> None:
     assert json.loads(run("schema", "training").out)["title"] == "TrainingPlan"
     assert json.loads(run("schema", "training-request").out)["title"] == "TrainingRequest"
+
+
+def test_a_word_behind_a_flag_is_told_with_the_flags_name(run: Runner) -> None:
+    message, hint = complaint(run("train", "--model", "meta-llama/Llama-3.1-8B", "--recompute", "full"))
+    assert message == "--recompute: takes no value, and 'full' is no command"
+    assert hint.startswith("--recompute or --no-recompute stands alone")
+    assert complaint(run("train", "--model", "meta-llama/Llama-3.1-8B", "full"))[0] == "No such command 'full'"

@@ -286,6 +286,7 @@ def summed_up(rows: list[Row]) -> Row:
         ],
         "cpu_s_median": float(np.median([row["cpu_s"] for row in rows])),
         "cpu_s_p95": float(np.quantile([row["cpu_s"] for row in rows], 0.95)),
+        "cpu_s_most": max(row["cpu_s"] for row in rows),
     }
 
 

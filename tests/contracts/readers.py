@@ -388,7 +388,7 @@ READERS = {
     "own clock response": Reader(
         "clock_response.json",
         lambda: json.dumps({"H200": RESPONSE}).encode(),
-        lambda path: CLOCK_RESPONSES.read(path)["H200"],
+        CLOCK_RESPONSES.read,
         mutations.spoilt_json,
     ),
     "own training calibration": Reader(

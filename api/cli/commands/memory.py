@@ -11,7 +11,7 @@ from api.cli.console import flowing, page, write_text
 from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import AsJson, Described, Output, Quiet, Request, takes
 from api.cli.output import check_target, hand_over, write_atomically
-from api.cli.requests import gathered, with_files
+from api.cli.requests import described, gathered, with_files
 from planner.serving.configuration import MemoryRequest
 from profiles.errors import InputError, UnknownName
 
@@ -65,10 +65,9 @@ def memory(
     from api.cli.views.memory import show
     from planner.serving.memory import memory as memory_of
     from planner.serving.memory_document import parse_memory_request
-    from profiles.descriptions import catalogue_with
 
     check_target(output)
-    catalogue = catalogue_with(profiles or ())
+    catalogue = described(profiles)
     if document is not None and document.suffix.casefold() == ".csv":
         if asked or engine is not None or engines is not None or request is not None or as_json:
             raise InputError(f"{document}: options have no effect beside a CSV", "give them as columns of the file")

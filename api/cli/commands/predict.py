@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,7 +105,8 @@ def predict(
     the public harnesses draw lengths uniform within 20 % below, --workload isl=1000,osl=100,concurrency=8,spread=0.8-1.
 
     With --measured, columns called as the prediction's hold what was measured: they are kept, the predictions beside
-    them end in _predicted, and how far these are is printed, of all rows and by the columns of --by.
+    them end in _predicted, and how far these are is printed, of all rows and by the columns of --by. Results of load
+    generators are read too, .json and .jsonl; options say what no column does.
 
     Examples:
 
@@ -117,6 +119,8 @@ def predict(
       plan predict --model Qwen/Qwen3-32B --gpu H200 --engines prefill=2xTP2,decode=1xTP4 --isl 4000 --osl 500 --rate 5
 
       plan predict runs.csv --measured --by gpu,framework -o predictions.csv
+
+      plan predict result.json --measured --gpu H100 --framework vllm --tp 1
     """
     if expert_loads and (engines is not None or request is not None or _is_document(configs)):
         what = "--request" if request is not None else "--engines" if engines is not None else str(configs)
@@ -131,14 +135,14 @@ def predict(
         load = Asked({name: value for name, value in asked.items() if name in LOAD}, {})
         _document(running, "--engines", load, request, profiles, output, as_json, quiet)
         return
-    if configs is not None and _is_document(configs):
-        if scored or by is not None:
-            raise InputError("--measured: has no effect beside a document", "name a CSV with a measured column")
+    if configs is not None and _is_document(configs) and not scored:
+        if by is not None:
+            raise InputError("--by: has no effect without --measured", "add --measured")
         from planner.serving.document.opening import read_running
 
         _document(read_running(configs), str(configs), asked, request, profiles, output, as_json, quiet)
         return
-    if configs is not None and (extra := set(asked) | ({"request"} if request else set())):
+    if configs is not None and (extra := (set() if scored else set(asked)) | ({"request"} if request else set())):
         name = min(extra)
         option = "--request" if name == "request" else option_name(Configuration, name)
         raise InputError(f"{option}: has no effect beside {configs}", "give it as a column of the file")
@@ -149,14 +153,14 @@ def predict(
     check_target(output)
     measured, catalogue = measured_stores(profiles)
     if configs is not None and scored:
-        _score(
-            configs, measured, output, by or "", skip_failed, loads_of, as_json=as_json, quiet=quiet, explain=explain
-        )
+        rows = _with_columns(read_configurations(configs), asked, configs)
+        more: dict[str, Any] = {"skip_failed": skip_failed, "loads_of": loads_of}
+        _score(rows, configs, measured, output, by or "", more, as_json=as_json, quiet=quiet, explain=explain)
     elif configs is not None:
         from planner.serving.prediction_table import added_columns
 
         table = read_configurations(configs)
-        more: dict[str, Any] = {"skip_failed": skip_failed, "loads_of": loads_of}
+        more = {"skip_failed": skip_failed, "loads_of": loads_of}
         answer = _predicted(table, measured, quiet, folder=configs.parent, **more)
         errors = answer[added_columns(table.columns)["error"]]
         failed = int((errors != "").sum())
@@ -255,30 +259,29 @@ def _fields_of(workload: object, pairs: list[tuple[str, str]]) -> dict[str, Any]
 
 
 def _score(
+    table: pd.DataFrame,
     configs: Path,
     measured: list[ProfileStore],
     output: Path | None,
     by: str,
-    skip_failed: bool,
-    loads_of: FindLoads | None,
+    more: Mapping[str, Any],
     *,
     as_json: bool,
     quiet: bool,
     explain: bool = False,
 ) -> None:
-    """Predicts the rows of a CSV beside what was measured of them, and shows how far that is."""
+    """Predicts the rows of ``table`` beside what was measured of them, and shows how far that is; ``more``: as of
+    :func:`_predicted`."""
     from api.cli.views.scores import show, show_suspects
     from planner.serving.measured.columns import measured_columns
     from planner.serving.measured.scores import scores_of
     from planner.serving.predictions import document_of
 
-    table = read_configurations(configs)
     truth = measured_columns(table)
     columns = [name.strip() for name in by.split(",") if name.strip()]
     if missing := [name for name in columns if name not in table.columns]:
         raise InputError(f"--by: there is no column {missing[0]}", f"name columns of {configs}, with commas between")
-    beside: dict[str, Any] = {"skip_failed": skip_failed, "beside_measured": True, "loads_of": loads_of}
-    answer = _predicted(table, measured, quiet, folder=configs.parent, **beside)
+    answer = _predicted(table, measured, quiet, folder=configs.parent, beside_measured=True, **more)
     scores = scores_of(answer, truth, columns)
     if output is not None:
         in_json = output.suffix.casefold() == ".json"
@@ -312,6 +315,8 @@ def _one(
     missing = [name for name in needed if name not in asked]
     if missing:
         raise InputError(f"--{missing[0]} is missing", f"name a CSV, or for example: {EXAMPLE}")
+    if "image" in asked and "images" not in asked:  # of a table, it may be the container's
+        raise InputError("--image: has no effect without --images", "say how many a request has: --images 1")
     import pandas as pd
 
     given = {"framework": Configuration.model_fields["framework"].default, **asked}
@@ -360,11 +365,32 @@ def _requested(
 def read_configurations(path: Path) -> pd.DataFrame:
     """A CSV, or lines of JSON, as text, column by column."""
     from profiles.files import Source
-    from profiles.tables import read_lines, read_table
+    from profiles.tables import read_lines, read_objects, read_table
 
     # Everything stays text: input columns are handed back as they came.
     source = Source(path, "", "give a CSV with a header: model,gpu,framework,tp,isl,osl,concurrency,...")
-    return read_lines(source) if path.suffix.casefold() == ".jsonl" else read_table(source, skipinitialspace=True)
+    kind = path.suffix.casefold()
+    if kind == ".json":
+        table = read_objects(source)
+        if "schema_version" in table.columns:
+            raise InputError("--measured: has no effect beside a document", "name a CSV with a measured column")
+        return table
+    return read_lines(source) if kind == ".jsonl" else read_table(source, skipinitialspace=True)
+
+
+def _with_columns(table: pd.DataFrame, asked: Asked, where: Path) -> pd.DataFrame:
+    """Measured rows, with columns of what options say: load generators know nothing of GPUs. A column that is called
+    otherwise (``backend``, which may be the client's) stands back."""
+    from planner.serving.harness_words import lengths_told
+
+    for name, value in asked.items():
+        option = option_name(Configuration, name)
+        if name in table.columns:
+            raise InputError(f"{option}: has no effect beside the column {name} of {where}", "leave it out")
+        if name == "workload" or (name in ("isl", "osl") and lengths_told(table.columns)):
+            raise InputError(f"{option}: has no effect beside {where}", "its columns say what was sent")
+        table[name] = str(value)
+    return table
 
 
 def _doing(count: int) -> str:

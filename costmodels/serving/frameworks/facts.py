@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,11 +34,13 @@ class ExchangeWay(Facts):
         backend: its own word; ``mode``: the one beside it, where there is one.
         since: the first release that has it, or may (the one after the last that is known not to); "": all have.
         roles: of engines that run it; ``usual``: that run it when nothing is said, from ``usual_from`` GPUs on, on
-            GPUs of ``usual_capability`` or more.
+            GPUs of ``usual_capability`` or more, of which a node or NVLink domain has ``usual_domain`` or more.
         vendors, from_capability: of GPUs on which it runs.
         across: kinds of fabric over which it works beyond one node (or NVLink domain); none: within one alone.
         attention_dp: whether it needs attention data parallelism.
         above_top_k: whether fewer GPUs than experts per token gather instead.
+        before: the first release that has it no more; "": all have.
+        overlaps: what may hide it; None: all that the framework has.
     """
 
     backend: str
@@ -47,11 +50,14 @@ class ExchangeWay(Facts):
     usual: tuple[EngineRole, ...] = ()
     usual_from: int = 8
     usual_capability: float = 0.0
+    usual_domain: int = 0
     vendors: tuple[str, ...] = ("nvidia",)
     from_capability: float = 9.0
     across: tuple[str, ...] = ("infiniband", "roce", "efa")
     attention_dp: bool = False
     above_top_k: bool = False
+    before: str = ""
+    overlaps: tuple[str, ...] | None = None
 
     def runs_on(self, gpu: Gpu) -> bool:
         fast = gpu.compute_capability is None or gpu.compute_capability >= self.from_capability
@@ -86,14 +92,19 @@ class Parallelism(Facts):
     whole_experts: tuple[str, ...] = ()
     drafts_in_stages: bool = True
 
-    def usual_exchange(self, role: EngineRole, gpu: Gpu, gpus: int) -> str | None:
-        """What engines of ``role`` that share experts out over ``gpus`` of a type take when nothing is said; None: they
-        gather."""
+    def overlaps_of(self, exchange: str) -> tuple[str, ...]:
+        """What may hide an exchange."""
+        own = self.exchanges[exchange].overlaps
+        return self.overlaps if own is None else own
+
+    def usual_exchanges(self, role: EngineRole, gpu: Gpu, gpus: int, domain: int) -> Iterator[str]:
+        """What engines of ``role`` that share experts out over ``gpus`` of a type, ``domain`` of them in a node, take
+        when nothing is said: the first that reaches; where there is none, they gather."""
         for name, each in self.exchanges.items():
             new = (gpu.compute_capability or each.usual_capability) >= each.usual_capability
-            if role in each.usual and gpus >= each.usual_from and new and each.runs_on(gpu):
-                return name
-        return None
+            enough = gpus >= each.usual_from and domain >= each.usual_domain
+            if role in each.usual and enough and new and each.runs_on(gpu):
+                yield name
 
 
 class SlowExperts(Facts):

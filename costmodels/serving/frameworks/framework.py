@@ -31,6 +31,7 @@ from costmodels.serving.frameworks.policies import Policy
 from profiles.errors import DataError, InputError, UnknownName, Unsupported
 from profiles.hardware import Gpu
 from profiles.shipped import shipped
+from profiles.values import shown
 
 T = TypeVar("T")
 
@@ -39,6 +40,8 @@ PARTS = (
     "overheads",
 )
 """The parts whose facts are dated."""
+
+_LONGEST_RELEASE = 200  # characters: the name of an image and its tag
 
 PREDICTED = ("limits", "memory", "scheduler", "overheads")
 """Those that a prediction rests on: it says of which releases they are."""
@@ -341,6 +344,8 @@ class Registry:
         known = self._spellings.get(_folded(name))
         if known is None:
             raise UnknownName("framework", name, self.names)
+        if len(release) > _LONGEST_RELEASE:
+            raise InputError(f"framework: {shown(text)} names no release", f"give one, as in {known}@0.19")
         if at and not release.strip():
             raise InputError(f"framework: {text!r} names no release", f"give one, as in {known}@0.19, or leave @ out")
         return self._at(known, release.strip())

@@ -55,7 +55,28 @@ def workload_at(text: str, folder: Path = Path(), *, skip_failed: bool = False) 
     return _of_trace(path, pairs, skip_failed)
 
 
+def _refuse_results(path: Path, given: Mapping[str, Any]) -> None:
+    """What a load generator measured is no workload: it says how long requests were on average, not each of them."""
+    if not {"total_input_tokens", "total_output_tokens", "completed"} <= set(given):
+        return
+    names = ("total_input_tokens", "total_output_tokens", "completed", "duration")
+    told = [given.get(name) for name in names]
+    prompts, answers, requests, seconds = (
+        float(x) if isinstance(x, int | float) and abs(x) < 1e15 else 0.0 for x in told
+    )
+    pairs = [
+        f"{name}={round(total / requests)}" for name, total in (("isl", prompts), ("osl", answers)) if requests > 0
+    ]
+    pairs += [f"rate={requests / seconds:.4g}"] if requests > 0 and seconds > 0 else []
+    raise InputError(
+        f"workload {path}: is what a load generator measured, not its requests",
+        f"write what it sent{', on average ' + ','.join(pairs) if pairs else ''}; `plan predict {path} --measured` "
+        "compares it with the prediction",
+    )
+
+
 def _of_mapping(path: Path, given: Mapping[str, Any], skip_failed: bool) -> Workload:
+    _refuse_results(path, given)
     if not set(given) <= {*WORDS, TRACE}:
         return checked(Workload, given, f"workload {path}")  # as documents have it
     pairs = {}

@@ -354,7 +354,7 @@ def _value(name: str, text: str) -> Any:
     if name in ("isl", "osl", "max_len"):
         return tokens(text)
     if name in ("concurrency", "requests", "draft"):
-        return int(text) if re.fullmatch(r"-?[0-9]+", text, re.ASCII) else None
+        return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII) else None
     if name == "spread":
         shares = _SPREAD.fullmatch(text)
         return None if shares is None else (float(shares[1]), float(shares[2]))

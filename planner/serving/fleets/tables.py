@@ -6,7 +6,6 @@ for; 0: it carries none. Engines and their GPUs are one here: a table's ``cost``
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,7 +108,7 @@ def _grid(source: Source, value: Any, name: str, *, most: float = 1e9) -> list[l
 
 
 def _positive(source: Source, value: Any, name: str, *, zero: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e300:
         raise source.wrong(f"{name}: {shown(value)} is not a number of at least 0", "correct it")
     if not zero and not value:
         raise source.wrong(f"{name}: {shown(value)} is not above 0", "correct it")

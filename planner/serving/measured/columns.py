@@ -27,6 +27,16 @@ QUANTITIES = (
 """What can be measured, by the names of predictions."""
 
 _LATENCY = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2e", "e2el": "e2e"}
+_IN_WORDS = {
+    re.compile(words): short
+    for words, short in (
+        (r"time.to.first.token", "ttft"),
+        (r"time.per.output.token|inter.token.latency", "tpot"),
+        (r"request.latency|end.to.end.latency|e2e.latency", "e2e"),
+    )
+}
+"""GenAI-Perf's inter-token latency is a request's mean between its tokens: its time per output token."""
+
 _STATISTIC = {
     **dict.fromkeys(("mean", "avg", "average"), "mean"),
     **dict.fromkeys(("p50", "median"), "p50"),
@@ -46,7 +56,10 @@ def _latency(column: str) -> tuple[str, float] | None:
     """The latency that ``column`` holds by its words, and what its values are multiplied by: one of each of latency,
     unit and statistic in any order, as load generators call and print them (``median_ttft_ms``, ``TTFT (s)``, ``p50
     TPOT [ms]``). One without a unit says too little; one without a statistic is a mean."""
-    words = [word for word in re.split(r"[^a-z0-9]+", column.casefold()) if word and word not in _WHOSE]
+    text = column.casefold()
+    for said, short in _IN_WORDS.items():
+        text = said.sub(short, text)
+    words = [word for word in re.split(r"[^a-z0-9]+", text) if word and word not in _WHOSE]
     kinds = [[table[word] for word in words if word in table] for table in (_LATENCY, _STATISTIC, _IN_MS)]
     name, part, unit = kinds
     if len(name) != 1 or len(unit) != 1 or len(part) > 1 or sum(map(len, kinds)) != len(words):

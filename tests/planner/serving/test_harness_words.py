@@ -51,6 +51,21 @@ def test_what_vllm_bench_serve_writes_is_predicted_as_the_same_run_in_our_words(
     assert "isl is total_input_tokens ÷ completed: 1024" in row["note"]
 
 
+@pytest.mark.parametrize(
+    ("column", "quantity"),
+    [
+        ("time_to_first_token_ms_avg", "ttft_ms_mean"),
+        ("Time To First Token (ms) p99", "ttft_ms_p99"),
+        ("inter_token_latency_ms_p50", "tpot_ms_p50"),
+        ("request_latency_ms_p99", "e2e_ms_p99"),
+        ("time_to_first_token_ms_std", None),
+    ],
+)
+def test_latencies_in_words(column: str, quantity: str | None) -> None:
+    held = quantity_of(column)
+    assert (held[0] if held else None) == quantity
+
+
 def test_a_rate_without_end_and_no_bound_is_a_burst() -> None:
     notes: list[str] = []
     found = in_our_terms({"rate": "inf", "requests": "64", "isl": "8"}, notes)

@@ -134,3 +134,12 @@ def test_a_relaxed_bound_is_about_the_least_that_does(enough: float) -> None:
     error = Infeasible("slo binds", "relax ttft_p90 to 50 ms or more", relax_ms={"ttft_p90": 50.0})
     (told,) = map(float, re.findall(r"ttft_p90 to ([0-9.]+) ms", with_tried_hint(request, error, fails).hint))
     assert enough <= told <= enough * 1.15  # two digits, upwards
+
+
+def test_where_memory_and_the_slo_bind_the_hint_names_the_room(bare: ProfileStore) -> None:
+    asked = {"model": EXPERTS, "cluster": "1xL40S", "workload": "isl=3000,osl=600,rate=8", "slo": "ttft=37ms,tpot=20ms"}
+    with pytest.raises(Infeasible) as refused:
+        plan(asked, store=bare)
+    assert re.fullmatch(r"[0-9]+ L40S would do \(1 are offered\), for a looser SLO or less load", refused.value.hint)
+    gpus = refused.value.hint.split()[0]
+    plan({**asked, "cluster": f"{gpus}xL40S", "workload": "isl=3000,osl=600", "slo": ""}, store=bare)

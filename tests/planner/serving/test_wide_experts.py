@@ -142,6 +142,31 @@ def test_copies_are_taken_where_experts_do_not_divide() -> None:
     assert "EP48 needs 288 slots: redundant=32" in refused
 
 
+def test_racks_send_one_sided_under_vllm_and_other_machines_as_before() -> None:
+    rack = {"framework": "vllm", "gpu": "GB200", "dp": "16", "ep": "16", "redundant": "", "concurrency": "480"}
+    nodes = rack | {"gpu": "B200"}
+    beyond = rack | {"dp": "144", "ep": "144", "concurrency": "1440"}
+    notes = asked(rack, nodes, beyond, rack | {"role": "prefill", "osl": "1"})["note"]
+    taken = notes.str.extract(r"exchange=(\w+)")[0].tolist()
+    assert taken == ["nvlink_one_sided", "low_latency", "low_latency", "nvlink_one_sided"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"framework": "vllm", "exchange": "deepep_v2"}, "vLLM has no two_batch with deepep_v2"),
+        ({"framework": "vllm", "exchange": "nixl"}, ""),
+        ({"framework": "sglang", "exchange": "deepep_v2"}, "SGLang has no two_batch with deepep_v2"),
+        ({"framework": "vllm", "exchange": "pplx"}, "vLLM 0.33.0 has it no more"),
+        ({"framework": "vllm@0.16.0", "exchange": "pplx", "overlap": "none"}, ""),
+    ],
+)
+def test_engines_that_would_not_start_are_refused(change: dict[str, str], says: str) -> None:
+    """Dual batches with kernels that frameworks refuse them with, kernels that are gone (their wheels' own checks)."""
+    (error,) = asked({"overlap": "two_batch", "gpu_memory_utilization": ""} | change)["error"]
+    assert says in error if says else not error
+
+
 def test_prompts_wait_however_few_an_engine_admits() -> None:
     many = PREFILL | {"isl": "2000", "concurrency": str(32 * 400), "gpu_memory_utilization": ""}
     plain, few = asked(many, many | {"max_num_seqs": "16"}).to_dict("records")
