@@ -36,7 +36,6 @@ from profiles.errors import InputError
 from profiles.store import ProfileStore
 
 Keep = Callable[[Outcome], None]
-KeepWatts = Callable[[Floats], None]
 
 MOMENTS = 60
 """Stretches of the timeline."""
@@ -54,11 +53,10 @@ def simulate(
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
     keep: Keep | None = None,
-    keep_watts: KeepWatts | None = None,
+    keep_watts: Callable[[Floats], None] | None = None,
 ) -> simulated.SimulationReport:
     """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`; ``keep`` is given every
-    request's times, steps as predicted, ``keep_watts`` the watts of all GPUs in windows of
-    :data:`~planner.replay.power.WINDOW_S`."""
+    request's times, steps as predicted, ``keep_watts`` what :func:`~planner.replay.power.windows` says."""
     if isinstance(request.plan, Plan) and is_scheduled(request.plan):
         found = scheduled(request, request.plan, measured, progress, keep_watts is not None)
         one = len(request.plan.decision.schedule) == 1 and request.trace is None and not request.fail
@@ -102,7 +100,7 @@ class Sending:
     seed: int = 0
     warm: bool = False
     keep: Keep | None = None
-    keep_watts: KeepWatts | None = None
+    keep_watts: Callable[[Floats], None] | None = None
 
 
 def simulate_plan(
