@@ -1,8 +1,8 @@
 """Whether the fleet's programme could stand for `plan`'s: one service, one class, one step asked of both.
 
 `python -m tests.benchmarks.one_programme` prints the cost, the engines and the CPU-seconds of each. On 2026-11-26 four
-of five cost the same; of one the fleet's leaves room for tails that `plan` does not leave (19.2 for 16.0 USD/h); it took
-0.7 to 3.4 times the CPU, and more in four of five: so both stay.
+of five cost the same; of one the fleet's leaves room for tails that `plan` does not leave (19.2 for 16.0 USD/h). It
+took 0.7 to 3.4 times the CPU, more in four of five: so both stay.
 """
 
 from __future__ import annotations
