@@ -46,7 +46,7 @@ CLOSE = 0.015
 MOST_FACTOR = 1.3
 """Above the sum of the classes' capacities that a mixture is ever counted on to carry."""
 
-BROKEN = 0.7
+BROKEN = 0.5
 """Of what a kind was counted on: below it, it is counted on no more for classes that miss the promise by themselves."""
 
 NEAR_ENOUGH = 0.01
