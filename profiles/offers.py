@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +20,17 @@ from profiles.values import shown
 from profiles.yaml_markup import strict_yaml
 
 COLUMNS = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price", "Region", "SpotPrice")
-"""Of SkyPilot's public catalogues (skypilot-org/skypilot-catalog, catalogs/v8/CLOUD/vms.csv); vCPUs, MemoryGiB and
-GpuInfo are ignored."""
+"""Of SkyPilot's public catalogues (skypilot-org/skypilot-catalog, catalogs/v8/CLOUD/vms.csv); vCPUs and MemoryGiB are
+ignored, GpuInfo may be left out."""
+
+NAMES = {"A100": "A100-40GB", "A100-80GB-SXM": "A100-80GB", "H100-MEGA": "H100-SXM"}
+"""Names of those catalogues that say another GPU than ours, or none of ours: A100 and A100-80GB are two accelerators
+there (docs.skypilot.co, Supported accelerators, 2026-11-26)."""
+
+LARGE_MIB = 60_000
+"""Memory above which an A100 is not one of 40 GB, whatever it is called."""
+
+_MEMORY = re.compile(r"SizeInMiB\W+(\d+)")
 
 CATALOGUE_HINT = f"give a CSV with the columns of SkyPilot's catalogues: {', '.join(COLUMNS)}"
 OFFERS_HINT = (
@@ -58,6 +68,7 @@ def read_catalogue(
     if missing:
         raise file.wrong(f"column {', '.join(missing)} is missing")
     columns = {name: numbers(table[name]) for name in ("AcceleratorCount", "Price", "SpotPrice")}
+    infos = table["GpuInfo"].tolist() if "GpuInfo" in table.columns else [""] * len(table)
     best: dict[tuple[str, str, str], Price] = {}
     skipped: dict[str, None] = {}
     for row, (name, instance, where) in enumerate(
@@ -78,7 +89,7 @@ def read_catalogue(
         count = values["AcceleratorCount"]
         if not count:
             raise file.wrong(f"row {row + 1}: AcceleratorCount is missing", "correct the row")
-        gpus = catalogue.candidates(name)
+        gpus = catalogue.candidates(_name(name, infos[row]))
         if len(gpus) != 1:
             skipped[name] = None
             continue
@@ -105,6 +116,14 @@ def read_catalogue(
             f"it has {', '.join(skipped)}" if skipped else CATALOGUE_HINT,
         )
     return Imported(offers=tuple(sorted(best.values(), key=_order)), skipped=tuple(skipped))
+
+
+def _name(name: str, info: str) -> str:
+    """The GPU that a catalogue calls ``name``, of which its ``info`` may say the memory."""
+    ours, found = NAMES.get(name, name), _MEMORY.search(info)
+    if found is not None and ours.endswith("-40GB") and int(found[1]) > LARGE_MIB:
+        return f"{name}-80GB"
+    return ours
 
 
 def _cheaper(first: Price, second: Price) -> bool:

@@ -27,7 +27,9 @@ class SurviveAsked(Document):
     """What may be lost at once, each by itself, after which the load is still carried."""
 
     engines: _Lost = Field(default=0, description="any so many engines")
-    nodes: _Lost = Field(default=0, description="any so many nodes")
+    nodes: _Lost = Field(
+        default=0, description="any so many nodes, each with whatever of the fleet fits on it, the worst for the load"
+    )
     spot_pools: _Lost = Field(default=0, description="the spot GPUs of any so many pools")
     zones: _Lost = Field(default=0, description="any so many zones")
     share: Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] = Field(

@@ -10,7 +10,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.simulator.arrivals import Requests
 from costmodels.serving.simulator.capacity import standard_error_us
-from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
+from costmodels.serving.simulator.outcome import LOST, NOBODY, REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import LIMITS, EngineGroup
 from planner.contract.models import ModelConfig
@@ -153,9 +153,12 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
         sending.keep(value.requests)
     served = int(value.requests.served.sum())
     if not served:
+        why = int(value.requests.refused[0])
         raise InputError(
-            f"load: every request is refused: {REFUSALS[int(value.requests.refused[0])]}",
-            "plan for longer requests (--workload isl=…,osl=…), or send shorter ones",
+            f"load: every request is refused: {REFUSALS[why]}",
+            "plan for longer requests (--workload isl=…,osl=…), or send shorter ones"
+            if why not in (NOBODY, LOST)
+            else "let fewer engines fail, or for a shorter time",
         )
     described = _load(load, value.requests.arrival_us, source)
     schedule = running.deployment.schedule

@@ -19,7 +19,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.simulator.arrivals import Requests
 from costmodels.serving.simulator.events import simulate
-from costmodels.serving.simulator.outcome import NOBODY, Outcome
+from costmodels.serving.simulator.outcome import LOST, NOBODY, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.fleet import Route, ScheduledStep
 from planner.replay.gateway import SAMPLES, FleetOutcome, Replay
@@ -156,6 +156,10 @@ class _Way:
         self.at[rows] = self.first[rows] = self.finish[rows] = np.nan
         self.refused[rows] = self.preempted[rows] = 0
 
+    def lose(self, rows: Ints) -> None:
+        """Their engine is gone before they are done: they go on nowhere."""
+        self.first[rows] = self.finish[rows] = np.nan
+
     def saw(self, rows: Ints, outcome: Outcome) -> None:
         self.first[rows], self.finish[rows] = outcome.first_us, outcome.finish_us
         self.refused[rows], self.preempted[rows] = outcome.refused, outcome.preemptions
@@ -221,9 +225,12 @@ class ScheduleReplay:
         for move in range(MOST_MOVES + 1):
             lost = self._played(entry, load, self._touched(entry, waiting), end, replays)
             lost += self._played(behind, load, self._handed_on(entry, behind, load, end, seed), end, replays)
-            if not sum(len(rows) for rows, _ in lost) or move == MOST_MOVES:
+            if not sum(len(rows) for rows, _ in lost):
                 break
             waiting, kept = np.unique(np.concatenate([rows for rows, _ in lost]), return_index=True)
+            if move == MOST_MOVES:
+                entry.refused[waiting] = LOST
+                break
             when = np.concatenate([at for _, at in lost])[kept]
             entry.at[waiting] = np.maximum(when, entry.at[waiting])
             behind.forget(waiting)
@@ -266,6 +273,7 @@ class ScheduleReplay:
             for at_s in self._losses_of(g, e):
                 hit = (way.at[mine] < at_s * 1e6) & (outcome.finish_us > at_s * 1e6)
                 lost.append((mine[hit], np.full(int(hit.sum()), at_s * 1e6)))
+                way.lose(mine[hit])
         return lost
 
     def _seen(self, load: ScheduledLoad, entry: _Way, behind: _Way, replays: list[Replay]) -> FleetOutcome:

@@ -58,25 +58,51 @@ def failures_of(text: str, plan: Plan) -> list[Failure]:
             if not mine or count:
                 why = "has no number of engines" if count else f"no engine runs on spot GPUs of {shown(name)}"
                 raise InputError(f"fail: {shown(part)}: {why}", FAILURE_HINT)
-            out += [Failure(float(at), group, None, seconds) for group in mine]
+            these = [Failure(float(at), group, None, seconds) for group in mine]
+            _check_there(part.strip(), these, plan)
+            out += these
             continue
         if name not in {group.id for group in plan.decision.engines}:
             known = ", ".join(group.id for group in plan.decision.engines)
             raise InputError(f"fail: {shown(name)} is no engine group of the plan", f"it has {known}")
-        if count:
-            _check_count(int(count), name, float(at), plan)
-        out.append(Failure(float(at), name, int(count) if count else None, seconds))
+        one = Failure(float(at), name, int(count) if count else None, seconds)
+        _check_there(part.strip(), [one], plan)
+        out.append(one)
     return out
 
 
-def _check_count(count: int, name: str, at_s: float, plan: Plan) -> None:
-    """That so many engines of a group can fail when they are to."""
-    for step in plan.decision.schedule:
-        there = step.engines.get(name, 0)
-        if step.start_s <= at_s < step.end_s and not 1 <= count <= max(there, 1):
+def _check_there(part: str, mine: Sequence[Failure], plan: Plan) -> None:
+    """That a failure takes something away: engines that are there in its time, and no more of them than there are."""
+    schedule = plan.decision.schedule
+    ends = [*(step.end_s for step in schedule[:-1]), np.inf]
+    for each in mine:
+        while_it_lasts = [
+            step.engines.get(each.group, 0)
+            for step, end_s in zip(schedule, ends, strict=True)
+            if step.start_s < each.at_s + each.seconds and end_s > each.at_s
+        ]
+        if each.engines is not None and not 1 <= each.engines <= max(while_it_lasts[0], 1):
             raise InputError(
-                f"fail: {count}*{name}: {name} has {there} engines at second {at_s:g}", f"write {name}@{at_s:g} for all"
+                f"fail: {shown(part)}: {each.group} has {while_it_lasts[0]} engines at second {each.at_s:g}",
+                f"write {each.group}@{each.at_s:g} for all",
             )
+        if any(while_it_lasts):
+            return
+    raise InputError(
+        f"fail: {shown(part)}: none of these engines runs then, so nothing fails",
+        "name a second at which the plan's schedule has some",
+    )
+
+
+def _check_in_time(failures: Sequence[Failure], outcome: FleetOutcome) -> None:
+    """That all failures come before the last request is served."""
+    end_s = outcome.requests.end_us / 1e6
+    late = next((each for each in failures if each.at_s >= end_s), None)
+    if late is not None:
+        raise InputError(
+            f"fail: {late.group}@{late.at_s:g}: the last request is served at second {end_s:g}, so nothing fails",
+            "name an earlier second, or send a longer load",
+        )
 
 
 def is_scheduled(plan: Plan) -> bool:
@@ -189,6 +215,7 @@ def scheduled(
     stretch = Stretch(first, last, dict(zip(ENDS, outcomes[-len(ENDS) :], strict=True)))
     outcome = outcomes[0] if long else stretch.fleets["value"]
     if failures:
+        _check_in_time(failures, outcome)
         source += f"; failures: {request.fail}"
     together = replace(runnings[0], deployment=plan.decision, model=plan.request.model, workload=plan.request.workload)
     return Scheduled(together, engines, load, source, outcome, stretch)

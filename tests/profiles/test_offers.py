@@ -36,6 +36,25 @@ def test_prices_of_instances_become_prices_of_a_gpu(tmp_path: Path) -> None:
     assert len(imported(tmp_path, region="us").offers) == 1
 
 
+def test_an_a100_of_a_catalogue_has_40_gb_unless_it_says_more(tmp_path: Path) -> None:
+    info = "\"{'Gpus': [{'Name': 'A100', 'Count': 8.0, 'MemoryInfo': {'SizeInMiB': %d}}]}\""
+    rows = (
+        "p4d,A100,8,96,1152,32.0,us,,\n"
+        f"nd,A100,8,96,1152,27.2,us,{info % 40960},\n"
+        f"nd80,A100,8,96,1152,40.0,us,{info % 81920},\n"
+        "p4de,A100-80GB,8,96,1152,36.0,us,,\n"
+        "mega,H100-MEGA,8,96,1152,80.0,us,,\n"
+    )
+    found = {each.instance: (each.gpu, each.usd_per_gpu_hour) for each in imported(tmp_path, HEADER + rows).offers}
+    assert found == {
+        "p4d": ("A100-SXM-40GB", 4.0),
+        "nd": ("A100-SXM-40GB", 3.4),
+        "nd80": ("A100-SXM-80GB", 5.0),
+        "p4de": ("A100-SXM-80GB", 4.5),
+        "mega": ("H100-SXM", 10.0),
+    }
+
+
 def test_what_is_written_reads_back(tmp_path: Path) -> None:
     offers = imported(tmp_path).offers
     path = tmp_path / "offers.yaml"

@@ -105,7 +105,8 @@ def _asked(plan: Plan, console: Console) -> None:
     for name in ("engines", "nodes", "spot_pools", "zones"):
         if count := getattr(asked, name):
             what = name.replace("_", " ")
-            said.append(f"the loss of any {f'{count} {what}' if count > 1 else what.removesuffix('s')}")
+            fits = "" if name != "nodes" else f" (whatever fits on {'them' if count > 1 else 'it'})"
+            said.append(f"the loss of any {f'{count} {what}' if count > 1 else what.removesuffix('s')}{fits}")
     if said:
         share = "" if asked.share == 1 else f", with {percent(asked.share)} of the load"
         rows.append(("survives", " or ".join(said) + share))
@@ -162,9 +163,21 @@ def _range(low: float, high: float | None) -> str:
 def _routing(plan: Plan, console: Console, *, explain: bool) -> None:
     step = busiest(plan)
     heading(console, "Routing" if len(plan.decision.schedule) == 1 else f"Routing from {_clock(step.start_s)}")
+    _routes(plan, step.routing, console, explain=explain)
+    losses = step.after_losses
+    for loss in losses if explain else losses[:1]:
+        gone = " and ".join(f"{count} of {name}" for name, count in loss.lost.items())
+        indented(console, Text(f"while {gone} {'is' if sum(loss.lost.values()) == 1 else 'are'} lost:"))
+        _routes(plan, loss.routing, console, explain=explain)
+    if not explain and len(losses) > 1:
+        more = f"and another routing for each of {len(losses) - 1} more losses"
+        indented(console, Text(f"{more} (--explain, or after_losses in the document)"))
+
+
+def _routes(plan: Plan, routing: tuple[Route, ...], console: Console, *, explain: bool) -> None:
     both = plan.request.route_by == "isl,osl"
     rows = table("prompts", *(("outputs",) if both else ()), "go to", left=3)
-    shown = _joined(step.routing)
+    shown = _joined(routing)
     for route in shown if explain else shown[:FEW]:
         weights = _shares(route.weights)
         if route.decode_weights:

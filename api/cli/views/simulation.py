@@ -104,6 +104,8 @@ def _latency(report: SimulationReport, console: Console) -> None:
             for row in _latency_rows(name, metric, report.warnings):
                 rows.add_row(*(row if planned else row[:-1]))
     indented(console, rows)
+    if planned and len(report.engines) > 1:
+        console.print(Text("  Of engines of several kinds the plan said what requests see on the slowest of them."))
 
 
 def _planned(report: SimulationReport) -> bool:

@@ -23,11 +23,12 @@ REFUSALS = (
     "longer than the KV cache",
     "prompt longer than the token budget, and prompts are not cut",
     "no engine is there",
+    "lost with its engine again and again",
 )
 """Why a request may be refused; index 0: it was served."""
 
-NOBODY = 4
-"""Of them, where no engine runs that a request could go to."""
+NOBODY, LOST = 4, 5
+"""Of them, where no engine runs that a request could go to, and where it was lost each time that it was sent."""
 
 TIMELINE = ("time_us", "busy_us", "running", "waiting", "kv_share")
 

@@ -245,9 +245,22 @@ class Capacities:
                 found.append(one)
         return found
 
-    def _worked_out(self, points: Floats) -> tuple[list[ModelEngine], Floats]:
-        """(kinds, capacity (points, kinds)) at ``points`` (n, 2) of isl and osl."""
-        found = kept(("capacities", *self._asked_of, points.tobytes()), lambda: self._searched(points))
+    def beyond(self, points: Floats, times: float, kinds: Sequence[ModelEngine]) -> Floats:
+        """What ``kinds`` carry of requests of ``points`` (n, 2) of isl and osl within a promise so many ``times`` as
+        long, (n, kinds); 0: nothing."""
+        bounds = (b.model_copy(update={"limit_ms": times * b.limit_ms}) for b in self._asked.slo.bounds)
+        keys, cells = self._worked_out(points, Slo(bounds=tuple(bounds)))
+        at = {key.key: i for i, key in enumerate(keys)}
+        out = np.zeros((len(points), len(kinds)))
+        for column, kind in enumerate(kinds):
+            if kind.key in at:
+                out[:, column] = cells[:, at[kind.key]]
+        return out
+
+    def _worked_out(self, points: Floats, slo: Slo | None = None) -> tuple[list[ModelEngine], Floats]:
+        """(kinds, capacity (points, kinds)) at ``points`` (n, 2) of isl and osl; ``slo``: of another promise."""
+        asked = ("capacities", *self._asked_of, points.tobytes(), None if slo is None else slo.model_dump_json())
+        found = kept(asked, lambda: self._searched(points, slo))
         self.searched = [
             max(self.searched[0], found.searched[0]), max(self.searched[1], found.searched[1]),
             self.searched[2] + found.searched[2], self.searched[3] + found.searched[3],
@@ -264,7 +277,7 @@ class Capacities:
         models = [self._cost_of(pool).made_from for pool in self._cluster.pools]
         return some.model_dump_json(), self._cluster.model_dump_json(), repr((models, said)), self._metered
 
-    def _searched(self, points: Floats) -> _Carried:
+    def _searched(self, points: Floats, slo: Slo | None) -> _Carried:
         found = _Carried()
         index: dict[tuple[object, ...], int] = {}
         rows: list[dict[int, float]] = []
@@ -272,14 +285,14 @@ class Capacities:
             if number % 20 == 0 and number:
                 self._tell(Step(f"{self._asked.name}: {number} of {len(points)} lengths", number, len(points)))
             row: dict[int, float] = {}
-            searches = self._searches(isl, osl, None)
+            searches = self._searches(isl, osl, slo)
             for one in searches:
                 found.searched[0] = max(found.searched[0], one.considered)
                 found.searched[1] = max(found.searched[1], one.legal)
                 found.searched[2] += 0 if one.coarse is None else len(one.coarse)
                 if self._request.disaggregation != "always":
                     self._add(one, index, found, row)
-            if self._request.disaggregation != "never":
+            if self._request.disaggregation != "never" and slo is None:
                 self._add_apart(searches, index, found, row)
             rows.append(row)
         found.cells = np.zeros((len(points), len(found.keys)))

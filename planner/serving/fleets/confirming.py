@@ -8,16 +8,14 @@ the programme counts on from then on, as one factor on all classes of that kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
-from costmodels.serving.simulator.outcome import Metric, Outcome
 from planner.contract.progress import Step
-from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
 from planner.serving.confirmation.trial import Trial
 from planner.serving.engines.aggregated import AggregatedCandidate
@@ -25,7 +23,8 @@ from planner.serving.engines.groups import Group, Pair, pairs_of
 from planner.serving.engines.latency import Check
 from planner.serving.engines.protocol import EngineCandidate
 from planner.serving.fleets.capacities import ModelEngine, service_request
-from planner.serving.fleets.decision import Answered, Fleet, solved, with_capacity
+from planner.serving.fleets.class_outcomes import class_holds, promised
+from planner.serving.fleets.decision import Answered, Fleet, ServiceLoad, solved, with_capacity
 from planner.serving.fleets.mixtures import longest_of, workload_of
 from planner.serving.fleets.role_engines import role_candidate
 from planner.serving.layouts import Restrictions
@@ -55,20 +54,17 @@ CLOSE = 0.015
 MOST_FACTOR = 1.3
 """Above the sum of the classes' capacities that a mixture is ever counted on to carry."""
 
+BROKEN = 0.7
+"""Of what a kind was counted on: below it, it is counted on no more for classes that miss the promise by themselves."""
+
 NEAR_ENOUGH = 0.01
 """Gap above which a fleet that holds is looked for once more, in twice the time."""
 
 NARROWED = "only engines that had been simulated were candidates in the end: others may be better"
 
-FEW_OF_CLASS = 60
-"""Simulated requests below which nothing is said of a class's percentiles."""
-
 Progress = Callable[[str], None]
 Key = tuple[int, int]
 """(service, engine)."""
-
-Limited = tuple[Metric, float, float]
-"""(metric, share of requests that stays below, µs)."""
 
 
 def headroom_of(slo: Slo, engines: int) -> float:
@@ -171,11 +167,11 @@ class Confirming:
 
     def __init__(self, cost_of: Mapping[int, CostOf], models: Mapping[int, Architecture], progress: Progress) -> None:
         self._cost_of, self._models, self._tell = cost_of, models, progress
-        self._carried: dict[tuple[Key, tuple[float, ...]], float] = {}
+        self._strict: set[Key] = set()  # kinds whose requests do not make up for those that miss the promise
+        self._raised: set[Key] = set()  # kinds that were believed to carry more than at first
 
     def settled(self, fleet: Fleet, seconds: float) -> Settled:
         """The best fleet whose engines hold. Raises what :func:`planner.serving.fleets.decision.solved` raises."""
-        plain = {s: service.capacity for s, service in enumerate(fleet.services)}
         factor: dict[Key, float] = {}
         notes: tuple[str, ...] = ()
         simulated: set[Key] = set()
@@ -191,26 +187,24 @@ class Confirming:
                 if best is None:
                     raise
                 break
-            self._tell(
-                Step(f"simulating engines under their mixtures (fleet {turn + 1})", 100 * (1 - 0.5 ** (turn + 1)))
-            )
-            loaded, news = self._judged(found, factor, simulated, last=turn >= ROUNDS)
+            done = 100 * (1 - 0.5 ** (turn + 1))
+            self._tell(Step(f"simulating engines under their mixtures (fleet {turn + 1})", done))
+            loaded, news, holds = self._judged(found, factor, simulated, last=turn >= ROUNDS)
+            if holds and (best is None or _cost(found) < _cost(best[0])):
+                best = (found, loaded)
+                notes = (NARROWED,) if only is not None else ()
             if not news:
-                if best is None or _cost(found) < _cost(best[0]):
-                    best = (found, loaded)
-                    notes = (NARROWED,) if only is not None else ()
                 if longer or (found.answer.gap or 0.0) <= NEAR_ENOUGH:
                     break
                 longer = True
-            now = with_capacity(fleet, {s: self._scaled(plain[s], s, factor) for s in plain})
+            now = with_capacity(fleet, {s: self._scaled(each, s, factor) for s, each in enumerate(fleet.services)})
         if best is None:
             raise Infeasible(
                 "slo: no fleet was found whose engines hold when they are simulated under their own mixtures",
                 "relax the SLO, give --headroom, or see what the formulas say with --no-simulation",
                 binding="slo",
                 relax_ms={
-                    each.asked.name: {bound.label: 1.05 * bound.limit_ms for bound in each.asked.slo.bounds}
-                    for each in fleet.services
+                    s.asked.name: {b.label: 1.05 * b.limit_ms for b in s.asked.slo.bounds} for s in fleet.services
                 },
             )
         return Settled(best[0], best[1], factor, notes)
@@ -219,8 +213,10 @@ class Confirming:
         kept = [i for i, v in enumerate(fleet.chosen.variants) if (v.service, v.engine) in simulated]
         return kept or None
 
-    def _scaled(self, capacity: Floats, service: int, factor: Mapping[Key, float]) -> Floats:
-        out = capacity.copy()
+    def _scaled(self, each: ServiceLoad, service: int, factor: Mapping[Key, float]) -> Floats:
+        out = each.capacity.copy()
+        if each.strict is not None and (mine := [engine for s, engine in self._strict if s == service]):
+            out[:, mine] = each.strict[:, mine]
         for (s, engine), by in factor.items():
             if s == service:
                 out[:, engine] *= by
@@ -228,8 +224,10 @@ class Confirming:
 
     def _judged(
         self, found: Answered, factor: dict[Key, float], simulated: set[Key], *, last: bool
-    ) -> tuple[dict[int, Loaded], bool]:
-        """(the kinds that run, whether one of them carries other than was counted on). ``factor`` learns it."""
+    ) -> tuple[dict[int, Loaded], bool, bool]:
+        """(the kinds that run, whether one of them carries other than was counted on, whether none carries less).
+        ``factor`` learns it; what was seen to carry more than before, beside more of its like or with other requests,
+        is believed once."""
         engines = found.answer.engines
         assert engines is not None
         loaded: dict[int, Loaded] = {}
@@ -256,16 +254,24 @@ class Confirming:
             new = self._carries(found, each, key, used, kept, factor.get(key, 1.0))
             before = learnt.get(key, np.inf)
             learnt[key] = min(before, new)
-        news = False
+        news, holds = False, True
         for key, new in learnt.items():
+            if new < BROKEN and self._leans(found.fleet.services[key[0]], key):
+                self._strict.add(key)
+                factor.pop(key, None)
+                news, holds = True, False
+                continue
             old = factor.get(key, 1.0)
             first = key not in simulated
-            down = new < old * (1 - CLOSE)
-            if down or (first and new > old * (1 + CLOSE)) or (first and not last and abs(new / old - 1) > CLOSE):
-                factor[key] = new if first or down else old
+            up, down = new > old * (1 + CLOSE), new < old * (1 - CLOSE)
+            if down or (up and (first or not (last or key in self._raised))):
+                factor[key] = new
                 news = True
+                holds &= not down
+                if not first and up:
+                    self._raised.add(key)
             simulated.add(key)
-        return loaded, news
+        return loaded, news, holds
 
     def _carries(self, found: Answered, each: Loaded, key: Key, used: float, kept: float, old: float) -> float:
         """The factor that the simulation allows."""
@@ -293,6 +299,11 @@ class Confirming:
             if all(held is not False for held in class_holds(outcome, classes, rates, limits).values()):
                 return most * share
         return most * 0.1
+
+    def _leans(self, service: ServiceLoad, key: Key) -> bool:
+        """Whether a kind is counted on for classes that miss the promise by themselves."""
+        strict = service.capacity if service.strict is None or key in self._strict else service.strict
+        return bool((strict[:, key[1]] <= 0)[service.capacity[:, key[1]] > 0].any())
 
     # -------------------------------------------------------------- one engine
 
@@ -394,45 +405,3 @@ def points_of(job: Job, engine: ModelEngine) -> OperatingPoints | None:
         if len(mine):
             return points.take(mine)
     return None
-
-
-def class_of(outcome: Outcome, classes: Sequence[LengthClass], rates: Floats) -> np.ndarray:
-    """The class of each request, by its lengths (of prefill engines, whose outputs are of one token, the first of its
-    prompt's); -1: none (rounded out of its range)."""
-    where = np.full(len(outcome), -1, np.int64)
-    prefilled = bool((outcome.osl == 1).all())
-    for i in np.flatnonzero(rates > 0).tolist():
-        each = classes[i]
-        mine = (outcome.isl >= np.floor(each.isl_from)) & (outcome.isl < max(each.isl_to, each.isl_from + 1))
-        if not prefilled:
-            mine &= (outcome.osl >= np.floor(each.osl_from)) & (outcome.osl < max(each.osl_to, each.osl_from + 1))
-        where[mine & (where < 0)] = i
-    return where
-
-
-def promised(slo: Slo) -> list[Limited]:
-    return [(bound.metric, bound.percentile / 100, bound.limit_ms * 1e3) for bound in slo.bounds]
-
-
-def class_holds(
-    outcome: Outcome, classes: Sequence[LengthClass], rates: Floats, limits: Sequence[Limited]
-) -> dict[int, bool | None]:
-    """Whether each class keeps all of the ``limits`` by itself; None where too few of its requests were simulated."""
-    where = class_of(outcome, classes, rates)
-    out: dict[int, bool | None] = {}
-    for i in np.flatnonzero(rates > 0).tolist():
-        mine = where == i
-        if int(mine.sum()) < FEW_OF_CLASS:
-            out[i] = None
-            continue
-        out[i] = all(
-            float(np.mean(~(metric_of(outcome, metric)[mine] > limit_us))) >= share
-            for metric, share, limit_us in limits
-        )
-    return out
-
-
-def metric_of(outcome: Outcome, metric: Metric) -> Floats:
-    """Of each request, µs; NaN where it has none."""
-    values: Floats = {"ttft": outcome.ttft_us, "tpot": outcome.tpot_us, "e2e": outcome.e2e_us}[metric]
-    return values

@@ -20,6 +20,7 @@ from planner.contract.fleet import NotServed, RouteBy, SurviveAsked
 from planner.contract.workload.classes import LengthClass, SteppedLoad, understood
 from planner.serving.fleets.coarsening import coarsened
 from planner.serving.fleets.current import running_now
+from planner.serving.fleets.edges import at_the_edge
 from planner.serving.fleets.engines import EngineKind, cluster_of, table_engines
 from planner.serving.fleets.groups import Capacity, RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.nearest import Unserved, most_of
@@ -58,6 +59,7 @@ class ServiceLoad:
     rates: tuple[Floats, ...]
     engines: tuple[EngineKind, ...]
     capacity: Floats  # (classes, engines), requests per second; 0: not at all
+    strict: Floats | None = None  # the same where every class keeps the promise by itself; None: no other
 
     @property
     def apart(self) -> bool:
@@ -343,9 +345,13 @@ def _carried(
     return kinds, np.stack([table.capacity_rps(isl, osl) for table in tables], axis=1)
 
 
-def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
+Beyond = Callable[[ServiceAsked, Floats, float, Sequence[EngineKind]], Floats]
+"""Of a service with a model: as :data:`planner.serving.fleets.edges.Beyond`."""
+
+
+def fleet_of(request: FleetRequest, engines: Engines, beyond: Beyond | None = None) -> Fleet:
     """What is asked and what engines carry, loads as coarse as the tolerance allows; nothing of it is chosen from yet
-    (:mod:`planner.serving.fleets.ways`)."""
+    (:mod:`planner.serving.fleets.ways`). ``beyond``: what they carry within longer promises; None: nobody knows."""
     cluster, coarse = cluster_of(request), []
     for asked, load in zip(request.services, loads_of(request), strict=True):
         carried = partial(_carried, request, asked, cluster, engines)
@@ -356,8 +362,11 @@ def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
     services = []
     for s, (asked, load) in enumerate(zip(request.services, loads, strict=True)):
         classes, rates = distinct(load, steps, s)
-        kinds, capacity = tuple(coarse[s].kinds), coarse[s].capacity(classes)
-        services.append(ServiceLoad(asked, load, classes, tuple(rates), kinds, capacity))
+        kinds, strict = tuple(coarse[s].kinds), coarse[s].capacity(classes)
+        capacity = strict
+        if beyond is not None and asked.promise == "all":
+            capacity = at_the_edge(classes, rates, asked.slo, strict, kinds, partial(beyond, asked))
+        services.append(ServiceLoad(asked, load, classes, tuple(rates), kinds, capacity, strict))
     offers = offers_of(cluster)
     change = max([each.change for each in coarse if each.change is not None], default=None)
     nothing = priced(offers, (), request.objective, (), np.zeros(0), None)

@@ -109,6 +109,10 @@ def _margin(rest: Mapping[str, Any], where: str) -> float:
 
 # ------------------------------------------------------------------ traces
 
+GAPS = 10.0
+"""Mean gaps between requests by which the last one may come before the end of its step: more, and the recording ended
+before it."""
+
 _TRACE_WORDS = ("classes", "step_s", "margin", "quantile", "seconds", "skip_failed")
 
 
@@ -212,7 +216,7 @@ def _folded(
             if quantile is not None and len(rows):
                 counts = np.bincount(day[rows], minlength=int(days))[: int(days)]
                 scale = float(np.quantile(counts, quantile) / counts.mean())
-        elif end > length:  # the last step was not recorded to its end
+        elif (end - length) * len(rows) > GAPS * (length - start):  # the last step was not recorded to its end
             days = (length - start) / (end - start)
         out.append((float(start), float(end), rows, days, scale))
     return out

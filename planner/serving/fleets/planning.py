@@ -19,9 +19,10 @@ from planner.contract.workload.workload import Workload
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.capacities import Capacities, service_request
 from planner.serving.fleets.comparisons import Comparisons, compare
-from planner.serving.fleets.confirming import Confirming, Loaded, Settled, busiest, joined, without_tails
+from planner.serving.fleets.confirming import Confirming, Loaded, Settled, busiest, joined, rates_on, without_tails
 from planner.serving.fleets.decision import Answered, Fleet, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
+from planner.serving.fleets.edges import words_of_edges
 from planner.serving.fleets.engines import unmatched
 from planner.serving.fleets.losing import after_worst_loss
 from planner.serving.fleets.modelled import ModelDescribed
@@ -132,7 +133,8 @@ class _Modelled:
 
     def decided(self) -> DecidedFleet:
         """The fleet that holds, before anything else is said of it."""
-        asked = fleet_of(self._request, self._engines)
+        # That others make up for a class which misses the promise is believed where it is simulated.
+        asked = fleet_of(self._request, self._engines, self._beyond if self._request.simulation else None)
         names = [service.name for service in self._request.services]
         models = {s: self._capacities[name].model for s, name in enumerate(names)}
         costs = {s: self._costs[name] for s, name in enumerate(names)}
@@ -200,6 +202,9 @@ class _Modelled:
         self._capacities[asked.name], self._costs[asked.name] = capacities, cost
         return capacities.of(classes)
 
+    def _beyond(self, asked: ServiceAsked, points: Floats, times: float, kinds: Sequence[Any]) -> Floats:
+        return self._capacities[asked.name].beyond(points, times, kinds)
+
     def _counted(self, comparisons: Comparisons) -> Comparisons:
         searched = [sum(each) for each in zip(*(c.searched for c in self._capacities.values()), strict=True)]
         return replace(
@@ -211,6 +216,7 @@ class _Modelled:
         cost = served[0].cost
         gpus = {each.gpu.name for each in served}
         notes = [note for each in served for note in (*each.notes, *each.cost.notes)]
+        notes += _of_edges(settled)
         prices = [
             f"price of {pool.name}: {pool.usd_per_gpu_hour:g} USD per GPU-hour, {pool.price_source}"
             for pool in fleet.cluster.pools
@@ -257,6 +263,21 @@ def _unchecked(confirming: Confirming, found: Answered) -> dict[int, Loaded]:
             if each is not None:
                 out[variant] = each
     return joined(found, out)
+
+
+def _of_edges(settled: Settled) -> list[str]:
+    """What is told of classes that miss the promise by themselves."""
+    found, out = settled.found, []
+    for s, service in enumerate(found.fleet.services):
+        strict = service.strict
+        if strict is not None:
+            sent = [
+                (rates_on(found, each.variant, each.step), strict[:, variant.engine])
+                for each in settled.engines.values()
+                if (variant := found.fleet.chosen.variants[each.variant]).service == s
+            ]
+            out += words_of_edges(service.asked.name, service.classes, sent, service.asked.slo)
+    return out
 
 
 def _no_engines(*_: Any) -> Any:

@@ -8,6 +8,7 @@ kind gets, with the transfer of its cache between them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from costmodels.serving.simulator.step_table import End
 from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.classes import LengthClass
 from planner.serving.confirmation.simulated_engine import ENDS
-from planner.serving.fleets.confirming import Loaded, class_of, metric_of, rates_on
+from planner.serving.fleets.class_outcomes import class_of, metric_of
+from planner.serving.fleets.confirming import Loaded, rates_on
 from planner.serving.fleets.decision import Answered, ServiceLoad
 
 METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
@@ -42,44 +44,28 @@ class PooledRequests:
         service = found.fleet.chosen.variants[kinds[0].variant].service
         classes = found.fleet.services[service].classes
         self.rates, self._untold = np.zeros(len(classes)), np.zeros(len(classes))
-        self._of: dict[End, list[Seen]] = {end: [] for end in ENDS}
-        weights, where = [np.zeros(0)], [np.zeros(0, np.int64)]
         simulated = [each for each in kinds if each.check is not None]
         prefilled = [each for each in simulated if each.group.role == "prefill"]
-        before = _Prefilled(found, prefilled, classes)
+        answering = ("aggregated", "decode") if prefilled else ("aggregated",)
         for each in kinds:
             rates = rates_on(found, each.variant, each.step)
             if each.group.role != "prefill":
                 self.rates += rates
             if each.check is None:
                 self._untold += rates
-            if each.check is None or each.group.role == "prefill" or (each.group.role == "decode" and not prefilled):
-                continue
-            outcome = each.check.outcomes["value"]
-            mine = class_of(outcome, classes, rates)
-            weights.append(np.full(len(outcome), float(rates.sum()) / len(outcome)))
-            where.append(mine)
-            drawn = before.drawn(mine) if each.group.role == "decode" else None
-            for end in ENDS:
-                if drawn is None:
-                    of = each.check.outcomes.get(end, outcome)
-                    self._of[end].append({metric: metric_of(of, metric) for metric in METRICS})
-                else:
-                    self._of[end].append(before.then(_same_requests(each, end), each, drawn, end))
-        self._weights, self._where = np.concatenate(weights), np.concatenate(where)
-
-    def _values(self, metric: Metric, end: End) -> Floats:
-        return np.concatenate([each[metric] for each in self._of[end]])
+        seen = [each for each in simulated if each.group.role in answering]
+        self._at = {end: _seen_at(end, found, seen, prefilled, classes) for end in ENDS}
 
     def holds(self, service: ServiceLoad, which: int | None) -> bool | None:
         """Whether the promise holds for a class, or for all (None); None: too few of them were simulated."""
-        mine = np.ones(len(self._where), np.bool_) if which is None else self._where == which
+        at = self._at["value"]
+        mine = np.ones(len(at.where), np.bool_) if which is None else at.where == which
         untold = self._untold if which is None else self._untold[which]
         if int(mine.sum()) < FEW or np.any(untold > 0):
             return None
-        weight = self._weights[mine]
+        weight = at.weights[mine]
         return all(
-            float(weight[~(self._values(bound.metric, "value")[mine] > bound.limit_ms * 1e3)].sum())
+            float(weight[~(at.seen[bound.metric][mine] > bound.limit_ms * 1e3)].sum())
             >= bound.percentile / 100 * float(weight.sum())
             for bound in service.asked.slo.bounds
         )
@@ -88,34 +74,63 @@ class PooledRequests:
         return {f"{metric}_ms": self.latency(metric, which) for metric in METRICS}
 
     def latency(self, metric: Metric, which: int) -> Latency | None:
-        if self._untold[which] > 0 or not len(self._where):
+        if self._untold[which] > 0 or not len(self._at["value"].where):
             return None
-        mine = self._where == which
         found: dict[str, Interval] = {}
         for name, p in (("mean", None), *QUANTILES.items()):
-            ends = []
-            for end in ENDS:
-                values = self._values(metric, end)
-                if len(values) != len(self._weights):
-                    values = self._values(metric, "value")
-                kept = mine & ~np.isnan(values)
-                if not kept.any():
-                    return None
-                ends.append(_weighed(values[kept], self._weights[kept], p) / 1e3)
-            found[name] = Interval(value=ends[ENDS.index("value")], low=min(ends), high=max(ends))
+            ends: dict[End, float] = {}
+            for end, at in self._at.items():
+                kept = (at.where == which) & ~np.isnan(at.seen[metric])
+                if kept.any():
+                    ends[end] = _weighed(at.seen[metric][kept], at.weights[kept], p) / 1e3
+            if "value" not in ends:
+                return None
+            found[name] = Interval(value=ends["value"], low=min(ends.values()), high=max(ends.values()))
         return Latency(**found)
 
 
-class _Prefilled:
-    """The simulated requests of the kinds that prefill."""
+@dataclass(frozen=True, eq=False)
+class _AtEnd:
+    """What requests saw, steps at one end of their interval: (n,) each; ``weights``: requests that each stands for,
+    ``where``: its class."""
 
-    def __init__(self, found: Answered, kinds: Sequence[Loaded], classes: Sequence[LengthClass]) -> None:
-        self._kinds, self._range = kinds, np.array([each.isl_from for each in classes])
+    weights: Floats
+    where: Ints
+    seen: Seen
+
+
+def _seen_at(
+    end: End, found: Answered, kinds: Sequence[Loaded], prefilled: Sequence[Loaded], classes: Sequence[LengthClass]
+) -> _AtEnd:
+    """Of the ``kinds`` that answer; those that decode, behind those that ``prefilled``."""
+    before = _Prefilled(found, prefilled, classes, end)
+    weights, where = [np.zeros(0)], [np.zeros(0, np.int64)]
+    seen: dict[Metric, list[Floats]] = {metric: [np.zeros(0)] for metric in METRICS}
+    for each in kinds:
+        outcome, rates = _outcome(each, end), rates_on(found, each.variant, each.step)
+        mine = class_of(outcome, classes, rates)
+        weights.append(np.full(len(outcome), float(rates.sum()) / len(outcome)))
+        where.append(mine)
+        now = before.then(outcome, each, before.drawn(mine)) if each.group.role == "decode" else None
+        for metric in METRICS:
+            seen[metric].append(metric_of(outcome, metric) if now is None else now[metric])
+    return _AtEnd(np.concatenate(weights), np.concatenate(where), {m: np.concatenate(seen[m]) for m in METRICS})
+
+
+def _outcome(each: Loaded, end: End) -> Outcome:
+    assert each.check is not None
+    return each.check.outcomes.get(end, each.check.outcomes["value"])
+
+
+class _Prefilled:
+    """The simulated requests of the kinds that prefill, steps at an ``end`` of their interval."""
+
+    def __init__(self, found: Answered, kinds: Sequence[Loaded], classes: Sequence[LengthClass], end: End) -> None:
+        self._kinds, self._end, self._range = kinds, end, np.array([each.isl_from for each in classes])
         self._rng = np.random.default_rng(SEED)
         begins, weights, kind_of, row_of = [], [], [], []
         for number, each in enumerate(kinds):
-            assert each.check is not None
-            outcome, rates = each.check.outcomes["value"], rates_on(found, each.variant, each.step)
+            outcome, rates = _outcome(each, end), rates_on(found, each.variant, each.step)
             mine = class_of(outcome, classes, rates)
             begins.append(np.where(mine >= 0, self._range[mine], -1.0))
             weights.append(np.full(len(outcome), float(rates.sum()) / len(outcome)))
@@ -135,15 +150,15 @@ class _Prefilled:
                 out[rows] = self._rng.choice(mine, len(rows), p=self._weights[mine] / self._weights[mine].sum())
         return np.asarray(out, np.int64)
 
-    def then(self, decoded: Outcome, receiver: Loaded, drawn: Ints, end: End) -> Seen:
+    def then(self, decoded: Outcome, receiver: Loaded, drawn: Ints) -> Seen:
         """What requests see that were decoded behind those ``drawn``."""
         done, exposed = np.zeros(len(drawn)), np.zeros(len(drawn))
         for number, each in enumerate(self._kinds):
             mine = self._kind[drawn] == number
-            done[mine] = metric_of(_same_requests(each, end), "ttft")[self._row[drawn[mine]]]
+            done[mine] = metric_of(_outcome(each, self._end), "ttft")[self._row[drawn[mine]]]
             transfer = next(p.transfer for p in each.pairs if p.decode.id == receiver.group.id)
             assert transfer is not None
-            exposed[mine] = float(getattr(transfer.joint.exposed_us, end)[0])
+            exposed[mine] = float(getattr(transfer.joint.exposed_us, self._end)[0])
             exposed[mine] += float(each.pairs[0].served.ttft_parts_us["front end"][0])
         before = done + exposed
         return {
@@ -151,15 +166,6 @@ class _Prefilled:
             "tpot": metric_of(decoded, "tpot"),
             "e2e": before + metric_of(decoded, "e2e"),
         }
-
-
-def _same_requests(each: Loaded, end: End) -> Outcome:
-    """The requests of the simulation at an ``end``, in the order of those in the middle, which stand in where it has
-    others."""
-    assert each.check is not None
-    value = each.check.outcomes["value"]
-    of = each.check.outcomes.get(end, value)
-    return of if len(of) == len(value) else value
 
 
 def _weighed(values: Floats, weights: Floats, p: float | None) -> float:

@@ -43,7 +43,10 @@ def apart(fleet: Fleet) -> Fleet | None:
 
 def _of(service: ServiceLoad, partners: Partners | None) -> ServiceLoad:
     kept = [i for i, engine in enumerate(service.engines) if engine.partners == partners]
-    return replace(service, engines=tuple(service.engines[i] for i in kept), capacity=service.capacity[:, kept])
+    strict = None if service.strict is None else service.strict[:, kept]
+    return replace(
+        service, engines=tuple(service.engines[i] for i in kept), capacity=service.capacity[:, kept], strict=strict
+    )
 
 
 def least_cost(fleet: Fleet) -> float:

@@ -50,7 +50,7 @@ def test_a_class_that_was_not_looked_at_is_not_said_to_break_the_slo(monkeypatch
 def test_what_engines_carry_is_kept_for_the_same_question_only(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def searched(self: Capacities, points: np.ndarray) -> _Carried:
+    def searched(self: Capacities, points: np.ndarray, slo: object) -> _Carried:
         asked.append(str(self._asked.slo))
         return _Carried(cells=np.full((len(points), 0), 1.0), searched=[1, 1, 2, 3], watts={("a",): 7.0})
 
