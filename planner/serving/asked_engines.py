@@ -91,7 +91,7 @@ class AskedEngine:
         if served.busier is not None:
             yield _of_loads(served.busier, Layouts.of([row.layout]))
         if row.drafts:
-            tokens = served.framework.defaults.draft_tokens
+            tokens = row.drafted(served.framework.defaults.draft_tokens)
             name = served.framework.full_name
             yield f"spec: {tokens} drafted tokens a step, accepted as in the runs that {name} is calibrated on"
         if row.sampling:
@@ -188,7 +188,7 @@ def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) ->
     return replace(
         plain,
         gate=Gate(steps, np.where(waiting, collected, np.inf), (polled > 1) & ~filling),
-        drafted=np.array([draft_tokens if row.drafts else 0 for row in rows]),
+        drafted=np.array([row.drafted(draft_tokens) for row in rows]),
         outputs=np.array([row.outputs or np.nan for row in rows]),
         generations=np.array([_generations(row) for row in rows]),
         cold=np.array([row.cold for row in rows]),

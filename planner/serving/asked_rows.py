@@ -55,6 +55,8 @@ RUN = ("osl_length_biased", "mode", "spec", COLD)
 (``burst…``: all at once, and no more), whether the model drafts for itself, and how many requests were sent before."""
 
 _BURSTS, _LOOPS = ("burst", "offline"), ("", "closed", "open")
+USUAL = -1
+_DRAFTED = re.compile(r"mtp[-_ ]?([1-9])", re.ASCII)
 _DRAFTS, _NO_DRAFTS = ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false")
 
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
@@ -88,11 +90,15 @@ class AskedRow:
     sampling: str
     outputs: float | None = None  # tokens of a running request's output, where they are told
     burst: bool = False
-    drafts: bool = False
+    drafts: int = 0  # tokens a step, by its own module; USUAL: as many as the framework's recipes
     cold: bool = False  # just started, and nothing was sent to warm it up
     notes: tuple[str, ...] = ()
     wide: WideAsked = field(default_factory=WideAsked)
     state: OperatingState | None = None
+
+    def drafted(self, usual: int) -> int:
+        """Tokens that its own module drafts a step, where recipes draft ``usual``."""
+        return usual if self.drafts == USUAL else self.drafts
 
     @property
     def group(self) -> Group:
@@ -152,10 +158,10 @@ def asked_row(
     work = counted(work, model)
     notes += _told_of(record, model, work)
     tp, _, dp = degrees_of(layout)[:3]
-    drafts = work.speculation is None and _drafts(record.get("spec", ""))
+    drafts = _drafts(record.get("spec", "")) if work.speculation is None else 0
     if (users := work.concurrency) is not None:
         weights = record.get("precision", "")
-        engine = CampaignEngine(framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts)
+        engine = CampaignEngine(framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0)
         record = as_started(record, engine, notes)
     return AskedRow(
         index,
@@ -290,14 +296,18 @@ def _users(text: str, notes: list[str]) -> str:
     return str(max(round(value), 1))
 
 
-def _drafts(text: str) -> bool:
+def _drafts(text: str) -> int:
+    """Tokens that are drafted a step: as ``mtp3`` says, or :data:`USUAL`."""
     word = text.casefold()
+    if told := _DRAFTED.fullmatch(word):
+        return int(told[1])
     if word and word not in (*_DRAFTS, *_NO_DRAFTS):
         raise InputError(
             f"spec: {shown(text)} is not known",
-            "give mtp where the model drafts for itself, else none; or draft and acceptance in the workload",
+            "give mtp where the model drafts for itself (mtp3: 3 tokens a step), else none; or draft and acceptance "
+            "in the workload",
         )
-    return word in _DRAFTS
+    return USUAL if word in _DRAFTS else 0
 
 
 def _cold(text: str) -> bool:

@@ -38,7 +38,7 @@ def shape_of(engine: AskedEngine, served: ServedModel) -> RequestShape:
     shape = work.shape
     drafting = shape.drafting
     if drafting is None and row.drafts:
-        tokens = served.framework.defaults.draft_tokens
+        tokens = row.drafted(served.framework.defaults.draft_tokens)
         drafting = SpeculativeDecoding(tokens, served.calibration.acceptance)
     return replace(shape, isl=round(work.mean_isl), osl=max(round(work.mean_osl), 1), drafting=drafting)
 

@@ -13,8 +13,8 @@ times:
   0.5.10 on; none on H200. ``--chunked-prefill-size`` 32768; 16384 on H200 and for fp8 on B300 from 0.5.10 on.
 * SGLang, Qwen3.5 in fp8 at tp 4 and ep 1 on B200 and B300 under 0.5.9: plain runs sweep tp 4 with ep 4 and tp 8 alone
   until 13 April 2026 (pull requests 804 and 1027), so these are taken to be of qwen3.5_fp8_{b200,b300}_mtp.sh, which
-  drafts 3 tokens a step (a row can only say that it drafts: 2 are predicted). They bear that out: with 4 to 32 in
-  flight their TPOT is 0.6 to 0.75 of that at ep 4. Both scripts on B200 have ``--max-running-requests`` 128.
+  drafts 3 tokens a step. They bear that out: with 4 to 32 in flight their TPOT is 0.6 to 0.75 of that at ep 4. Its
+  ``--max-running-requests`` of 128 they do not: 256 in flight have their first token in 2.5 s.
 * SGLang, GLM-5 (glm5_{fp8,fp4}_{b200,b300,h200}.sh): ``--chunked-prefill-size`` 32768, on H200 the default, 8192, and
   no ``kv-cache-dtype``; ``--scheduler-recv-interval`` 10 for fp4 alone.
 * TensorRT-LLM, DeepSeek: ``--max_num_tokens`` = prompt + batch + 64, rounded up to 64 (one prompt a step), and at least
@@ -61,7 +61,7 @@ BLACKWELL = ("B200", "B300", "GB200", "GB300")
 def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
     """``table`` with columns campaign (of :data:`CAMPAIGNS`), shortest (length range ratio), token_budget,
     gate_steps, gate_enough, gate_free_running (:class:`~costmodels.serving.closed_loop.protocol.Gate`, in engine
-    steps), drafted (tokens drafted a step), most_running (sequences at once, NaN: the default), kv (precision of the
+    steps), drafted (tokens drafted a step), kv (precision of the
     cache, None: fp8 beside 8- and 4-bit weights), memory_fraction."""
     own = table["source"].str.contains("/Users/").to_numpy()
     family, gpu, weights = (table[name].to_numpy() for name in ("family", "gpu", "weights"))
@@ -112,7 +112,6 @@ def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
         gate_enough=np.select([waits, balanced], [0.9 * budget / (0.9 * isl), collected], np.inf),
         gate_free_running=polls | balanced,
         drafted=drafted,
-        most_running=np.where(early & (gpu == "B200"), 128, np.nan),
         kv=np.where(plain_cache, "bf16", None),
         memory_fraction=np.where(vllm & ~own & table["model"].str.contains("MiniMax|Kimi"), 0.95, np.nan),
     )

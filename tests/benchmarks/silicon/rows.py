@@ -226,12 +226,11 @@ def as_runs(table: pd.DataFrame) -> pd.DataFrame:
             "model": table["checkpoint"],
             "precision": table["precision"].fillna(""),
             "kv_precision": cache,
-            "spec": np.where(table["drafted"] > 0, "mtp", "none"),
+            "spec": [f"mtp{count}" if count else "none" for count in table["drafted"].astype(int)],
             "spread": [f"{least:g}-1" if least < 1 else "" for least in table["shortest"]],
             "sampling": "greedy",
             "warmup_requests": "0",
             "max_num_batched_tokens": table["token_budget"],
-            "max_num_seqs": table["most_running"].map(lambda value: "" if np.isnan(value) else f"{value:.0f}"),
             "polling_interval": np.where(polled, table["gate_steps"].astype(np.int64).astype(str), ""),
             "gpu_memory_utilization": table["memory_fraction"].map(
                 lambda value: "" if np.isnan(value) else f"{value:g}"

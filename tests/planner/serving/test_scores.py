@@ -80,6 +80,14 @@ def test_published_columns_are_understood_and_kept() -> None:
     assert plain["predicted_tpot_ms_p50"] == row["tpot_ms_p50_predicted"]
 
 
+def test_a_row_says_how_many_tokens_are_drafted() -> None:
+    said = {"model": "deepseek-ai/DeepSeek-R1", "tp": "8", "precision": "", "framework": "sglang", "version": ""}
+    answer = predict(runs(*({**said, "spec": spec} for spec in ("mtp", "mtp2", "mtp3"))), beside_measured=True)
+    tpot = answer["tpot_ms_p50_predicted"].astype(float)
+    assert tpot[0] == tpot[1] != tpot[2]
+    assert "spec: 3 drafted tokens a step" in answer["note"][2]
+
+
 def test_mean_lengths_are_predicted_as_whole_tokens() -> None:
     answer = predict(runs({"osl": "99.6"}, {"osl": "100"}, {"osl": "0.4"}), beside_measured=True)
     assert answer["tpot_ms_p50_predicted"][0] == answer["tpot_ms_p50_predicted"][1]
