@@ -121,6 +121,7 @@ class ServedModel:
             drafting.step_us if drafting is not None and waits else 0.0,
             one.us_per_sequence if one is not None and release.older_than(one.before) else 0.0,
             self.model.is_moe,
+            self.model.layers if can.launches_experts_singly and self.model.is_moe else 0,
         )
 
     @property

@@ -5,7 +5,8 @@ as `plan simulate` does, with seeds that no plan saw: at the planned load; at mo
 planned with ``survive: {engines: 1}``, with one engine of the worst kind lost while the replay runs. Beside it what the
 formulas alone would buy (`--no-simulation`): every engine full, and no room for the tail.
 
-``HOLDING_S`` seconds at most (of the wall): services that were not begun by then are not counted, and it is said.
+``HOLDING_S`` seconds at most (of the wall): services that were not begun by then stand as they were judged before.
+``python -m tests.benchmarks.fleets_holding 10 20`` judges those of these numbers.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from planner.replay.request import parse_simulation_request
 from planner.serving.document.plan import Plan
 from planner.serving.fleets.planning import plan_fleet
 from planner.serving.fleets.request import parse_fleet_request
+from tests.benchmarks.cards import rows_text
 
 EVIDENCE = Path(__file__).parents[2] / "costmodels" / "evidence" / "fleets_holding.json"
 
@@ -43,7 +45,7 @@ FEWEST, MOST = 5_000, 90_000
 MORE = {90: 1.08, 99: 1.15}
 """Load at which a fleet of ten engines or more is to break, ÷ what it was planned for."""
 
-TRIED = (1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5)
+TRIED = (*(1 + 0.01 * i for i in range(1, 17)), 1.18, 1.2, 1.25, 1.3, 1.4, 1.5)
 
 FLUID = 10
 """Services of which the fluid optimum is replayed, too."""
@@ -125,7 +127,7 @@ def judged(number: int) -> Service:
     while tried:  # bisected: what carries more carries less, too
         middle = len(tried) // 2
         broke = _share(plan, service, SEEDS[0], rate=service.rps * tried[middle]) < 0
-        service.breaks = tried[middle] if broke else service.breaks
+        service.breaks = round(tried[middle], 2) if broke else service.breaks
         tried = tried[:middle] if broke else tried[middle + 1 :]
     asked, _ = request_of(number, survive={"engines": 1})
     plan = plan_fleet(parse_fleet_request(asked))
@@ -171,17 +173,24 @@ def told(services: list[Service]) -> list[str]:
 
 
 def holding(first: int = 0, end: int = SERVICES) -> list[str]:
-    """Judges services ``first`` to ``end``; the evidence holds what was judged."""
-    until, done = time.perf_counter() + HOLDING_S, []
+    """Judges services ``first`` to ``end``; the evidence holds them beside the others."""
+    until = time.perf_counter() + HOLDING_S
     with keeping(120):
         for number in range(first, end):
             if time.perf_counter() > until:
                 break
             cpu = time.process_time()
-            done.append(judged(number))
-            print(f"{time.process_time() - cpu:.0f} CPU s", done[-1], flush=True)
-            EVIDENCE.write_text(json.dumps([asdict(each) for each in done], indent=1) + "\n", "utf-8")
-    return told(done)
+            one = judged(number)
+            print(f"{time.process_time() - cpu:.0f} CPU s", one, flush=True)
+            every = {each.number: each for each in (*known(), one)}
+            text = rows_text([asdict(every[number]) for number in sorted(every)])
+            EVIDENCE.write_text(text + "\n", "utf-8")
+    return told(known())
+
+
+def known() -> list[Service]:
+    """What the evidence holds."""
+    return [Service(**each) for each in json.loads(EVIDENCE.read_text("utf-8"))] if EVIDENCE.exists() else []
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.cards import EVIDENCE
+from tests.benchmarks.fleets_told import summary as fleets
 
 ROOT = Path(__file__).parents[2]
 START, END = "<!-- figures: tests/benchmarks/readme.py -->", "<!-- end of figures -->"
@@ -47,7 +48,7 @@ def figures() -> str:
         warm, first = case["warm"], case["first"]
         cells = [f"{warm['cpu_s']:.1f}", f"{case['warm_cpu_over_imports']:.1f}", f"{warm['peak_mb']} MB"]
         rows.append(f"| {name} | {' | '.join(cells)} | {first['wall_s']:.0f} s |")
-    return "\n".join([*rows, "", *_silicon(), "", *_scored(), "", *_agreement(), "", *_sampling()])
+    return "\n".join([*rows, "", *_silicon(), "", *_scored(), "", *_agreement(), "", *_sampling(), "", *fleets()])
 
 
 def _agreement() -> list[str]:

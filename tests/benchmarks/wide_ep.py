@@ -14,6 +14,9 @@ Everything is predicted by what ``plan predict --role`` does, with nothing that 
   newest that there was on the day of the run. What these rows do not
   say (drafting, above all) is taken as absent; a decode engine's batch is what Little's law makes of measured times.
 
+Beside them, what rows of shared experts (``mlp/`` of the wheel: DeepSeek's, H100 and H200) would change: they time two
+products and what lies between, which are answered apart.
+
 Constants fitted to the first source are in-sample: the skew of rows with EPLB, what two-batch overlap reaches, the
 share of a 16-bit cache's bytes that shows. The summary goes to ``costmodels/evidence/wide_ep.json``.
 """
@@ -27,10 +30,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from costmodels.kernels.cost_model import CostModel
 from costmodels.operations.exchanges import HIGH_THROUGHPUT
 from costmodels.operations.questions import ExpertExchange
+from costmodels.operations.roofline import code
 from costmodels.step.expert_exchange import COMBINE_BYTES, DISPATCH_BYTES, exchange_facts, nodes_reached
 from planner.serving.prediction_table import predict
+from profiles.hardware import find_gpu
 from profiles.importers.aiconfigurator import SYSTEMS, find_data
 from tests.benchmarks.cards import card, line, write
 from tests.benchmarks.silicon.rows import CHECKPOINTS, FILE
@@ -341,8 +347,34 @@ def of_sample(source: Path | None) -> dict[str, Any]:
 
     known["framework"] = known["framework"].str.partition("@")[0]
     out = {f"{framework} EP{ep}": figures(part) for (framework, ep), part in known.groupby(["framework", "listed_ep"])}
+    out["all, EP > 1"] = figures(known[known["listed_ep"].astype(int) > 1])
     for framework, part in known[known["sixty"]].groupby("framework"):
         out[f"{framework}, 8 bits, data parallel over all"] = figures(part)
+    return out
+
+
+def of_shared_experts(source: Path | None) -> dict[str, Any]:
+    """Two products as they are answered against whole shared experts as SGLang's were timed, by GPU and tokens, and
+    by how much steps of 58 such layers would change, ms."""
+    out: dict[str, Any] = {}
+    for gpu, folder in (("H100-SXM", "h100_sxm"), ("H200", "h200_sxm")):
+        rows = pd.read_parquet(
+            next((find_data(source) / folder / "mlp" / "sglang").glob("*/wideep_generation_mlp_perf.parquet"))
+        )
+        tokens, measured = rows["num_token"].to_numpy(np.int64), rows["avg_ms"].to_numpy(float)
+        cost, one = CostModel(find_gpu(gpu), "sglang"), np.ones(len(rows), np.int64)
+        wide, deep = rows["intermediate_size"].to_numpy(np.int64), rows["hidden_size"].to_numpy(np.int64)
+        asked = [{"m": tokens, "n": n, "k": k, "num_gpus": one} for n, k in ((2 * wide, deep), (deep, wide))]
+        fp8 = code("dtype", "fp8_block") * one
+        answered = sum(cost.estimate("gemm", each | {"dtype": fp8}).value for each in asked) / 1e3
+        for name, part in (("1 to 512 tokens", tokens <= 512), ("2,048 and more", tokens >= 2048)):
+            out[f"{gpu}, {name}"] = card(measured[part], answered[part]) | {
+                "layers_58_ms": {
+                    str(m): round(58 * float(d), 2)
+                    for m, d in zip(tokens[part], (measured - answered)[part], strict=True)
+                    if m in (8, 64, 256, 8192, 16384)
+                }
+            }
     return out
 
 
@@ -362,6 +394,7 @@ def main() -> None:
     }
     if not options.no_sample:
         document["silicon_sample"] = of_sample(options.source)
+        document["shared_experts"] = of_shared_experts(options.source)
     for name, figures in document["engines"].items():
         print(line(f"engines {name}", figures))
     for point in points:
@@ -370,8 +403,8 @@ def main() -> None:
     for name, figures in (document["exchange"] | document["exchange"]["left out"]).items():
         if name != "left out":
             print(line(name[:46], figures))
-    for name, figures in document.get("silicon_sample", {}).items():
-        print(line(name, figures))
+    for name, figures in (document.get("silicon_sample", {}) | document.get("shared_experts", {})).items():
+        print(line(name, figures), figures.get("layers_58_ms", ""))
     print(write("wide_ep", document))
 
 

@@ -26,7 +26,8 @@ CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
     ("uneven_experts", 0.0, 0.4, 0.0, 1.5),
     ("prompt_step", 0.5, 0.7, 0.0, 4.0),
     ("prompt_step_per_layer", 0.03, 0.03, 0.0, 0.12),
-    ("request", 15.0, 15.0, 0.0, 120.0),
+    ("request", 10.0, 10.0, 0.0, 120.0),
+    ("request_per_expert_layer", 0.1, 0.3, 0.0, 2.0),
     ("request_per_token", 0.003, 0.004, 0.0, 0.03),
     ("request_per_concurrent", 0.2, 0.4, 0.0, 4.0),
     ("request_steps", 2.0, 3.0, 0.0, 20.0),
@@ -100,7 +101,8 @@ def front_ms(c: OfRuns, runs: MeasuredRuns, tpot_ms: Floats) -> Floats:
     """[n]."""
     users = runs.load.concurrency.astype(np.float64)
     others = np.maximum(users - 1, 0.0)
-    own = c["request"][:, 0] + c["request_per_token"][:, 0] * runs.load.mean_isl
+    own = c["request"][:, 0] + c["request_per_expert_layer"][:, 0] * runs.launched
+    own = own + c["request_per_token"][:, 0] * runs.load.mean_isl
     there = np.where(runs.closed, others, np.minimum(np.exp(c.front) * own * runs.coming_per_ms, others))
     own = np.exp(c.front) * (own + c["request_per_concurrent"][:, 0] * there)
     waited = np.where(runs.closed, c["request_steps"][:, 0], np.maximum(c["request_steps"][:, 0] - IN_PROGRESS, 0.0))
@@ -170,6 +172,7 @@ IN_CALIBRATION = {
     "prompt_step": "prompt_step_us",
     "prompt_step_per_layer": "prompt_step_us_per_layer",
     "request": "request_us",
+    "request_per_expert_layer": "request_us_per_expert_layer",
     "request_per_token": "request_us_per_token",
     "request_per_concurrent": "request_us_per_concurrent",
     "request_steps": "request_steps",

@@ -203,6 +203,9 @@ def _calibration(
             "prompt_step_us": us("prompt_step"),
             "prompt_step_us_per_layer": us("prompt_step_per_layer"),
             "request_us": us("request"),
+            "request_us_per_expert_layer": us("request_per_expert_layer")
+            if (mine & (runs.launched > 0)).any()
+            else 0.0,
             "request_us_per_token": us("request_per_token"),
             "request_us_per_concurrent": us("request_per_concurrent"),
             "first_us": us("first") if (mine & runs.compiled).any() else 0.0,

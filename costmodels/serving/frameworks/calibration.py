@@ -7,7 +7,7 @@ A step of a framework is modelled as
 
 and the time to the first token as what the steps give, plus the request's own way through the front end:
 
-    front = effect(front) · (request + tokens · token + others · queue) + busy · steps · TPOT
+    front = effect(front) · (request + layers · expert_layer + tokens · token + others · queue) + busy · steps · TPOT
 
 =========================== ==================================================================================
 factor                      how far kernels overlap, fuse or fall short of what they take alone (0.6 to 1.7)
@@ -20,6 +20,7 @@ uneven_experts              power of the share by which the GPU with most expert
                             experts are spread whole (0 to 1.5; 0: kernels timed with even routing say it all)
 prompt_step, prompt_layer   a step that no CUDA graph holds: launches (up to 4 ms; up to 120 µs a layer)
 request, token, queue       what a lone request pays: HTTP, tokenisation; and what each other request adds (one process)
+expert_layer                beside it, of models with experts whose kernels prompts launch singly (up to 2 ms a layer)
 steps                       steps that a request waits for beside others: the one in progress, the one that is prepared,
                             the one that hands its token out, those until waiting requests are looked for (0 to 20;
                             where the interval of looking is told it is played, and these are not counted)
@@ -75,9 +76,7 @@ OTHER_LAYERS = 0.5
 TREND_GOES_ON_DAYS = 90
 """After the last release with runs, that the trend is taken to go on for."""
 
-IN_PROGRESS = 0.5
-"""Of the step in progress, what a request that comes at random waits for; it is played."""
-
+IN_PROGRESS = 0.5  # of the step in progress, what a request that comes at random waits for; it is played
 LOADS = (4.0, 32.0, 256.0)
 """Users at which the widths of intervals are known; between them by the logarithm, beyond as at the ends."""
 
@@ -221,13 +220,15 @@ def model_kind(layers: int, hidden: int, precision: str) -> str:
 class Slow:
     """Whether a model has experts in scaled blocks of fp8, on a GPU and under a release that are slow with them;
     whether kernels of it are compiled when their shapes first come; what steps that draft take more where attention is
-    data parallel, and what the release takes more of each running sequence, µs; whether the model has experts."""
+    data parallel, and what the release takes more of each running sequence, µs; whether the model has experts, and
+    layers whose kernels are launched one by one for prompts."""
 
     block_experts: bool = False
     compiled: bool = False
     drafting_us: float = 0.0
     sequence_us: float = 0.0
     experts: bool = False
+    launched: int = 0
 
     @property
     def kind(self) -> str:
@@ -247,6 +248,7 @@ class Calibration(BaseModel):
     prompt_step_us: float = Field(ge=0)
     prompt_step_us_per_layer: float = Field(ge=0)
     request_us: float = Field(ge=0)
+    request_us_per_expert_layer: float = Field(default=0.0, ge=0)
     request_us_per_token: float = Field(ge=0)
     request_us_per_concurrent: float = Field(ge=0)
     request_steps: float = Field(ge=0)
@@ -337,6 +339,7 @@ class Calibration(BaseModel):
                 "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
                 "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
+                "request_us": self.request_us + self.request_us_per_expert_layer * slow.launched,
             }
         )
 

@@ -162,6 +162,8 @@ class Capabilities(Facts):
         expert_backends: kernels for experts that its command names, the first that holds; none: its own choice.
         compiles_at_first: models of which kernels are compiled or tuned when their shapes first come (``first`` of the
             calibration).
+        launches_experts_singly: whether kernels of layers with experts are launched one by one for prompts, outside of
+            any graph.
         unhidden_drafting: what steps that draft take more where the host is not hidden; None: it is, or nobody knows.
         gathers_in: by precision of experts, bytes of an element in which attention ranks gather tokens for them, where
             they quantize before; else 16 bits.
@@ -177,6 +179,7 @@ class Capabilities(Facts):
     one_process: OneProcess | None = None
     unhidden_drafting: UnhiddenDrafting | None = None
     compiles_at_first: Literal["none", "all", "latent_attention"] = "none"
+    launches_experts_singly: bool = False
     caches: dict[str, tuple[str, ...]] = {}
     own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}
     sparse_caches_in_8_bits_from: float | None = None

@@ -70,6 +70,9 @@ TOLERANCE = 0.0125
 ERRORS = 1.0
 """Standard errors of a percentile by which it must stay below its bound: next to its edge an engine holds by luck."""
 
+SURELY = 1.65
+"""Standard deviations of a draw by which a bound must hold in others: in 95 % of them."""
+
 STEP = 0.995
 """An engine that misses a bound carries no more than this share of the load at which it did."""
 
@@ -90,11 +93,31 @@ def with_ends(trials: Sequence[Trial], checks: Mapping[str, Check]) -> dict[str,
     return {id: found[id] for id in checks}
 
 
-class Trial:
-    """One engine of a group, to be simulated alone: promises at steps as slow as the confidence asks for."""
+def errors_for(requests: int, another: float) -> float:
+    """Standard errors of what a run of so many ``requests`` shows by which a bound must hold, to hold in ``another``
+    draw of as many as that says: the run's own mean is no surer than its error, and the other's scatters about it."""
+    return SURELY * math.sqrt(1 + requests / another)
 
-    def __init__(self, request: PlanRequest, group: Group, pairs: list[Pair]) -> None:
-        self.group = group
+
+class Trial:
+    """One engine of a group, to be simulated alone: promises at steps as slow as the confidence asks for.
+
+    Args:
+        another: requests of another draw, by which each bound must surely hold too (:func:`errors_for`); None: of no
+            other than the run's.
+        settles: how often the engine must forget its state within :data:`MOST` requests.
+    """
+
+    def __init__(
+        self,
+        request: PlanRequest,
+        group: Group,
+        pairs: list[Pair],
+        *,
+        another: float | None = None,
+        settles: float = SETTLES,
+    ) -> None:
+        self.group, self._another, self._settles = group, another, settles
         self._pairs = [pair for pair in pairs if group.id in (pair.prefill.id, pair.decode.id)]
         self.front_us = float(self._pairs[0].served.ttft_parts_us["front end"][0])
         self.limits = self._leftover()
@@ -115,7 +138,7 @@ class Trial:
     @property
     def _ceiling_rps(self) -> float:
         """The highest load under which the engine settles within a run."""
-        return self._edge_rps * most_share(MOST / SETTLES / self._slower)
+        return self._edge_rps * most_share(MOST / self._settles / self._slower)
 
     @cached_property
     def _slower(self) -> float:
@@ -204,10 +227,11 @@ class Trial:
 
     def _search(self, near_rps: float, near_strain: float | None) -> float:
         n, _ = self._run(near_rps)
+        errors = ERRORS if self._another is None else errors_for(n, self._another)
         return capacity_rps(
             self.tested.sure,
             *self._lengths(n),
-            self.limits,
+            [limit._replace(errors=errors) for limit in self.limits],
             seed=SEED,
             tolerance=TOLERANCE,
             near_rps=near_rps,

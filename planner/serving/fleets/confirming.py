@@ -2,8 +2,9 @@
 
 An engine's capacity for a mixture is not Σ rate ÷ capacity of its classes to the percent, and a fluid optimum loads
 every engine to what just holds. So each kind of engine that runs is simulated under its own mixture at its busiest
-step: how much of it an engine carries within the promise, less what the tail asks for (:func:`headroom_of`), is what
-the programme counts on from then on, as one factor on all classes of that kind.
+step: how much of it an engine carries within the promise, surely enough for as many engines as keep it together
+(:mod:`planner.serving.fleets.tails`), is what the programme counts on from then on, as one factor on all classes of
+that kind.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ import numpy as np
 from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
 from planner.contract.progress import Step
-from planner.contract.workload.slo import Slo
-from planner.serving.confirmation.trial import Trial
+from planner.serving.confirmation.trial import SETTLES, Trial
 from planner.serving.engines.aggregated import AggregatedCandidate
 from planner.serving.engines.groups import Group, Pair, pairs_of
 from planner.serving.engines.latency import Check
@@ -27,6 +27,7 @@ from planner.serving.fleets.class_outcomes import class_holds, promised
 from planner.serving.fleets.decision import Answered, Fleet, ServiceLoad, solved, with_capacity
 from planner.serving.fleets.mixtures import longest_of, workload_of
 from planner.serving.fleets.role_engines import role_candidate
+from planner.serving.fleets.tails import FORGETS, busiest, kept_for_mixtures, other_draw, rates_on
 from planner.serving.layouts import Restrictions
 from planner.serving.operating_points import Job, OperatingPoints, search
 from planner.serving.planning import CostOf, jobs_of
@@ -39,22 +40,13 @@ ROUNDS = 4
 
 MOST_ROUNDS = 8
 
-TAIL = {50.0: 0.02, 90.0: 0.06, 95.0: 0.08, 99.0: 0.11, 99.9: 0.15}
-"""Share of what an engine carries at one draw of arrivals that a percentile asks to be left free when it is alone. At
-p90 as measured with this simulator: at the load that just holds at one seed a single engine held in 80 % of twenty
-other draws, at 94 % of it in 95 %. The others in proportion to how much more a percentile moves from draw to draw (p99
-about twice as much)."""
-
-SHARED = 0.3
-"""Exponent by which that falls with the engines that share the load: ten held at 97 % in all draws."""
-
 CLOSE = 0.015
 """Relative change of a kind's capacity that is no news."""
 
 MOST_FACTOR = 1.3
 """Above the sum of the classes' capacities that a mixture is ever counted on to carry."""
 
-BROKEN = 0.7
+BROKEN = 0.5
 """Of what a kind was counted on: below it, it is counted on no more for classes that miss the promise by themselves."""
 
 NEAR_ENOUGH = 0.01
@@ -65,25 +57,6 @@ NARROWED = "only engines that had been simulated were candidates in the end: oth
 Progress = Callable[[str], None]
 Key = tuple[int, int]
 """(service, engine)."""
-
-
-def headroom_of(slo: Slo, engines: int) -> float:
-    """The share of what an engine carries that is to be counted on where ``engines`` share the load."""
-    percentile = max([bound.percentile for bound in slo.bounds], default=90.0)
-    free = float(np.interp(percentile, list(TAIL), list(TAIL.values())))
-    return 1.0 - free / float(max(engines, 1) ** SHARED)
-
-
-def without_tails(found: Answered) -> MixQuestion | None:
-    """The question of a fleet whose engines were counted on for what they carry at their own draw of arrivals, nothing
-    left free for others; None where nothing was."""
-    fleet, engines = found.fleet, found.answer.engines
-    if fleet.request.headroom is not None or not fleet.request.simulation or engines is None:
-        return None
-    kept = np.ones(engines.shape[1])
-    for v, variant in enumerate(fleet.chosen.variants):
-        kept[v] = headroom_of(fleet.services[variant.service].asked.slo, int(engines[:, v].max()))
-    return replace(found.question, work=[work * kept for work in found.question.work])
 
 
 def _cost(found: Answered) -> float:
@@ -105,7 +78,11 @@ class Loaded:
 
     @property
     def trial(self) -> Trial:
-        return Trial(self.request, self.group, list(self.pairs))
+        return self.tried()
+
+    def tried(self, another: float | None = None, settles: float = FORGETS) -> Trial:
+        """Where bounds are to hold in ``another`` draw of so many requests, too."""
+        return Trial(self.request, self.group, list(self.pairs), another=another, settles=settles)
 
 
 def joined(
@@ -138,28 +115,6 @@ class Settled:
     engines: Mapping[int, Loaded]
     factor: Mapping[Key, float]
     notes: tuple[str, ...]
-
-
-def busiest(found: Answered, variant: int) -> tuple[int, float]:
-    """(the step in which a kind of engine is loaded most, the share of its capacity that is used then)."""
-    used = []
-    for t, work in enumerate(found.question.work):
-        count = int(found.answer.engines[t][variant]) if found.answer.engines is not None else 0
-        cells = np.where(np.isfinite(work[:, variant]), work[:, variant], 0.0)
-        used.append(float(found.answer.shares[t][:, variant] @ cells) / count if count else 0.0)
-    t = int(np.argmax(used))
-    return t, used[t]
-
-
-def rates_on(found: Answered, variant: int, t: int) -> Floats:
-    """Requests per second of each of a service's classes that a kind of engine gets in a step, all engines of it."""
-    service = found.fleet.chosen.variants[variant].service
-    rates = np.zeros(len(found.fleet.services[service].classes))
-    for g, group in enumerate(found.groups[t]):
-        if group.service == service:
-            mine = list(group.classes)
-            rates[mine] += found.fleet.services[service].rates[t][mine] * found.answer.shares[t][g, variant]
-    return rates
 
 
 class Confirming:
@@ -248,10 +203,7 @@ class Confirming:
                 continue
             v = found.fleet.chosen.variants[variant]
             key, used = (v.service, v.engine), each.used
-            sharing = int(engines[each.step][variant])
-            slo = found.fleet.services[v.service].asked.slo
-            kept = headroom_of(slo, sharing) if found.fleet.request.headroom is None else 1.0
-            new = self._carries(found, each, key, used, kept, factor.get(key, 1.0))
+            new = self._carries(found, each, key, used, factor.get(key, 1.0))
             before = learnt.get(key, np.inf)
             learnt[key] = min(before, new)
         news, holds = False, True
@@ -273,13 +225,33 @@ class Confirming:
             simulated.add(key)
         return loaded, news, holds
 
-    def _carries(self, found: Answered, each: Loaded, key: Key, used: float, kept: float, old: float) -> float:
+    def _carries(self, found: Answered, each: Loaded, key: Key, used: float, old: float) -> float:
         """The factor that the simulation allows."""
-        most = each.trial.highest_rps()
+        most, _ = self._counted_on(found, each)
         promise = found.fleet.services[key[0]].asked.promise
         if promise == "class" and most > 0:
             most = self._within_classes(found, each, most)
-        return min(max(old * most * kept * used / each.group.load_rps, 1e-3), MOST_FACTOR)
+        return min(max(old * most * used / each.group.load_rps, 1e-3), MOST_FACTOR)
+
+    def _counted_on(self, found: Answered, each: Loaded) -> tuple[float, float]:
+        """Requests per second that an engine is counted on for, and those that it carries at its own draw of arrivals.
+
+        In other steps, after losses, and from engines that hand over in bursts, it gets requests that are not
+        simulated: room is left for them too.
+        """
+        if found.fleet.request.headroom is not None:
+            bare = each.tried(settles=SETTLES).highest_rps()
+            return bare, bare
+        others = found.question.survive.any or found.question.steps > 1 or each.group.role != "aggregated"
+        if others:
+            engines = found.answer.engines
+            assert engines is not None
+            slo = found.fleet.services[found.fleet.chosen.variants[each.variant].service].asked.slo
+            bare = each.tried(settles=SETTLES).highest_rps()
+            return bare * kept_for_mixtures(slo, int(engines[each.step][each.variant])), bare
+        bare = each.trial.highest_rps()
+        sure = each.tried(other_draw(found, each.variant, each.step)).highest_rps()
+        return min(sure, bare) or bare, bare  # none surely: a bound on the edge of what requests see at any load
 
     def _within_classes(self, found: Answered, each: Loaded, most: float) -> float:
         """The highest of some rates at which every class keeps the promise by itself."""
@@ -304,6 +276,19 @@ class Confirming:
         """Whether a kind is counted on for classes that miss the promise by themselves."""
         strict = service.capacity if service.strict is None or key in self._strict else service.strict
         return bool((strict[:, key[1]] <= 0)[service.capacity[:, key[1]] > 0].any())
+
+    def without_tails(self, settled: Settled) -> MixQuestion | None:
+        """The question of a fleet whose engines were counted on for what they carry at their own draw of arrivals,
+        nothing left free for others; None where nothing was."""
+        found = settled.found
+        if found.fleet.request.headroom is not None or not found.fleet.request.simulation:
+            return None
+        kept = np.ones(len(found.fleet.chosen.variants))
+        for variant, each in settled.engines.items():
+            if each.pairs:
+                sure, bare = self._counted_on(found, each)
+                kept[variant] = sure / bare if bare else 1.0
+        return replace(found.question, work=[work * kept for work in found.question.work])
 
     # -------------------------------------------------------------- one engine
 

@@ -307,7 +307,9 @@ def solved(
     prices, near = ((), None) if like is None else (like.answer.prices, like.answer.engines)
     if near is not None and kinds is not None:
         near = np.where(np.isin(np.arange(near.shape[1]), kinds), near, 0)
-    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress, prices=prices, near=near)
+    # Engines of one role are simulated with less certainty than others: kinds of them are all looked at.
+    alike = any(service.apart for service in fleet.services)
+    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress, prices=prices, near=near, every_kind=alike)
     if answer.status == "time_limit":
         raise LimitReached(
             f"fleet: no fleet was found in {limit:g} s", "raise --time-limit, or give fewer classes or steps"

@@ -19,7 +19,7 @@ from planner.contract.workload.workload import Workload
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.capacities import Capacities, service_request
 from planner.serving.fleets.comparisons import Comparisons, compare
-from planner.serving.fleets.confirming import Confirming, Loaded, Settled, busiest, joined, rates_on, without_tails
+from planner.serving.fleets.confirming import Confirming, Loaded, Settled, joined
 from planner.serving.fleets.decision import Answered, Fleet, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.edges import words_of_edges
@@ -30,6 +30,7 @@ from planner.serving.fleets.nearest import with_tried_budget, with_tried_limits
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
 from planner.serving.fleets.single import as_fleet, one_load
+from planner.serving.fleets.tails import busiest, rates_on
 from planner.serving.fleets.ways import aggregated_alone, apart, least_cost
 from planner.serving.fleets.ways_out import least_budget
 from planner.serving.planning import CostOf, cost_models, plan
@@ -178,7 +179,7 @@ class _Modelled:
         engines = confirming.with_checks(settled.engines) if checked else dict(settled.engines)
         engines = {**engines, **confirming.standing_by(found, engines)}
         self._tell(Step("comparing with other fleets", CONFIRMED))
-        comparisons = compare(found, self._request.time_limit_s / 3, without_tails(found), decided.other)
+        comparisons = compare(found, self._request.time_limit_s / 3, confirming.without_tails(settled), decided.other)
         after = after_worst_loss(found, confirming) if self._request.simulation else None
         described = ModelDescribed(settled, engines, models, after)
         return validated(

@@ -19,8 +19,9 @@ from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.classes import LengthClass
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.fleets.class_outcomes import class_of, metric_of
-from planner.serving.fleets.confirming import Loaded, rates_on
+from planner.serving.fleets.confirming import Loaded
 from planner.serving.fleets.decision import Answered, ServiceLoad
+from planner.serving.fleets.tails import rates_on
 
 METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
 

@@ -49,8 +49,8 @@ SCREENED = 1e-9
 class Rounds:
     """The search for one question: its programme over counts, its prices, and the best that was found."""
 
-    def __init__(self, question: MixQuestion, deadline: Deadline, gap: float) -> None:
-        self.q, self.deadline, self.gap = question, deadline, gap
+    def __init__(self, question: MixQuestion, deadline: Deadline, gap: float, *, worst: int = WORST) -> None:
+        self.q, self.deadline, self.gap, self._worst = question, deadline, gap, worst
         self.share = question.survive.share
         same: dict[bytes, int] = {}
         self.first = [same.setdefault(work.tobytes(), t) for t, work in enumerate(question.work)]
@@ -97,8 +97,8 @@ class Rounds:
         self.master.cut(t, self.pool[price], share * float(self.known[price][t]), loss)
         return True
 
-    def wanting(self, t: int, engines: Floats, loss: Loss, worst: int = WORST) -> list[int]:
-        """Known prices at which what is left is worth too little, the worst first."""
+    def wanting(self, t: int, engines: Floats, loss: Loss, worst: int | None = None) -> list[int]:
+        """Known prices at which what is left is worth too little, the worst first, ``worst`` of them."""
         if not self.pool:
             return []
         after = remaining(engines, loss)
@@ -106,7 +106,7 @@ class Rounds:
         need = known[:, t] * (self.share if loss else 1.0)
         worth = prices @ after
         short = (need - worth) / np.maximum(need, 1e-300)
-        order = np.argsort(-short)[:worst]
+        order = np.argsort(-short)[: worst or self._worst]
         return [int(i) for i in order if short[i] > SCREENED * 10]
 
     def theta(self, t: int, engines: Floats, loss: Loss) -> tuple[float, int | None]:

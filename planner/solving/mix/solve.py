@@ -17,6 +17,7 @@ import numpy as np
 
 from planner.solving.mix.apart import Apart
 from planner.solving.mix.clock import Deadline
+from planner.solving.mix.fewer import Fewer, fewer
 from planner.solving.mix.question import MixQuestion
 from planner.solving.mix.rounds import ALMOST, Rounds
 from planner.solving.solvers import Floats, Ints, Status
@@ -61,11 +62,15 @@ def solve_mix(
     progress: Callable[[str], None] | None = None,
     prices: Sequence[Floats] = (),
     near: Ints | None = None,
+    every_kind: bool = False,
 ) -> MixAnswer:
     """The cheapest fleet. ``gap``: relative, at which it is good enough; ``prices``: known from questions like it, and
-    ``near`` (steps, n): what was found for one."""
+    ``near`` (steps, n): what was found for one. ``every_kind``: also of kinds that others make needless."""
     if question.shunned is not None:
-        return _unshunned(question, seconds, gap, prices, near)
+        return _unshunned(question, seconds, gap, prices, near, every_kind)
+    some = None if every_kind else fewer(question)
+    if some is not None:
+        return _of_fewer(some, seconds, gap, prices, near)
     begun = time.perf_counter()
     search = Rounds(question, Deadline(seconds), gap)
     search.begin(prices)
@@ -87,7 +92,7 @@ def solve_mix(
 
 
 def _unshunned(
-    question: MixQuestion, seconds: float, gap: float, prices: Sequence[Floats], near: Ints | None
+    question: MixQuestion, seconds: float, gap: float, prices: Sequence[Floats], near: Ints | None, every_kind: bool
 ) -> MixAnswer:
     """Chosen with what is shunned counted as cost, and answered without: the bound is that of fleets which have no more
     of it."""
@@ -95,7 +100,7 @@ def _unshunned(
     assert shunned is not None
     dearer = replace(question.kinds, cost=question.kinds.cost + shunned)
     counted = replace(question, kinds=dearer, paid=question.of_budget, shunned=None)
-    found = solve_mix(counted, seconds=seconds, gap=gap, prices=prices, near=near)
+    found = solve_mix(counted, seconds=seconds, gap=gap, prices=prices, near=near, every_kind=every_kind)
     if found.engines is None or found.objective is None or found.bound is None:
         return found
     beside = mean_cost(question, shunned, found.engines)
@@ -103,6 +108,18 @@ def _unshunned(
     bound = cost if found.status == "optimal" else max(bound, 0.0)
     relative = 0.0 if found.status == "optimal" or cost <= 0 else (cost - bound) / cost
     return replace(found, objective=cost, bound=bound, gap=relative, least=min(found.least, bound))
+
+
+def _of_fewer(some: Fewer, seconds: float, gap: float, prices: Sequence[Floats], near: Ints | None) -> MixAnswer:
+    """Of all kinds, of which some are needless."""
+    like = None if near is None else some.replaced(near)
+    found = solve_mix(some.question, seconds=seconds, gap=gap, prices=[each[some.kept] for each in prices], near=like)
+    return replace(
+        found,
+        engines=None if found.engines is None else some.all_of(found.engines.astype(np.float64)).astype(np.int64),
+        shares=[some.all_of(each) for each in found.shares],
+        prices=tuple(some.prices(each) for each in found.prices),
+    )
 
 
 def mean_cost(question: MixQuestion, cost: Floats, engines: Ints) -> float:

@@ -45,6 +45,7 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
         slow_blocks=np.zeros(n, bool),
         sequence_ms=np.zeros(n),
         compiled=np.zeros(n, bool),
+        launched=np.zeros(n, np.int64),
         greedy=np.ones(n, bool),
         ranks=np.ones(n, np.int64),
         load=Load.of(concurrency, np.full(n, 1024), rng.choice([64, 128], n), np.full(n, 8192), np.full(n, 10**6), 0.8),

@@ -9,8 +9,9 @@ import pytest
 from mix_twin import MOST, cheapest, kinds_of, random_question
 
 from planner.solving.mix.clock import Deadline
+from planner.solving.mix.fewer import fewer
 from planner.solving.mix.master import fits
-from planner.solving.mix.question import Block, MixQuestion, Survive, losses
+from planner.solving.mix.question import Block, Kinds, MixQuestion, Survive, losses
 from planner.solving.mix.rounds import Rounds
 from planner.solving.mix.solve import solve_mix
 
@@ -186,3 +187,49 @@ def test_what_is_shunned_is_used_less_and_costs_what_it_costs(seed: int) -> None
     assert kept.engines[:, 0].sum() <= free.engines[:, 0].sum()
     assert kept.objective >= free.objective - 1e-9
     assert (kept.engines @ asked.kinds.cost).mean() <= kept.objective + 1e-9
+
+
+def with_needless(rng: np.random.Generator, asked: MixQuestion) -> MixQuestion:
+    """``asked`` with a copy of each kind, mostly dearer, slower or larger, on supplies and in zones of its own."""
+    n, kinds = len(asked.kinds), asked.kinds
+    times, factor = rng.integers(1, 4, n), rng.uniform(0.7, 1.1, n)
+    pool, zone = rng.integers(0, 2, 2 * n), rng.integers(-1, 2, 2 * n)
+    both = {name: np.tile(getattr(kinds, name), 2) for name in ("node", "startup_s", "min_up_s")}
+    gpus = np.concatenate([kinds.gpus, kinds.gpus * rng.choice([times, np.ones(n, np.int64)])])
+    cost = np.concatenate([kinds.cost, kinds.cost * times * rng.uniform(0.9, 1.5, n)])
+    spot = np.concatenate([kinds.spot, rng.integers(0, 2, n)])
+    made = Kinds(cost=cost, gpus=gpus, pool=pool, zone=zone, spot=spot, **both)
+    works = [np.hstack([work, work / (times * factor)]) for work in asked.work]
+    blocks = [*asked.blocks, Block("some", np.arange(n, 2 * n), gpus[n:].astype(float), float(rng.integers(3, 9)))]
+    survive = [Survive(), Survive(engines=1), Survive(nodes=1), Survive(spot_pools=1), Survive(zones=1)]
+    before = rng.integers(0, 2, 2 * n) if rng.random() < 0.3 else None
+    changes = int(rng.integers(3, 8)) if rng.random() < 0.3 else None
+    which = survive[int(rng.integers(len(survive)))]
+    return replace(asked, kinds=made, work=works, blocks=blocks, survive=which, before=before, most_changes=changes)
+
+
+def same_without_needless(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_out = 0
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        asked = with_needless(rng, random_question(rng))
+        some = fewer(asked)
+        left_out += 0 if some is None else len(asked.kinds) - len(some.kept)
+        found = solve_mix(asked, seconds=20)
+        with monkeypatch.context() as patched:
+            patched.setattr("planner.solving.mix.solve.fewer", lambda _: None)
+            every = solve_mix(asked, seconds=20)
+        assert found.status == every.status, seed
+        assert found.objective == (every.objective and pytest.approx(every.objective, rel=1e-7)), seed
+        if some is not None and found.engines is not None:
+            assert not found.engines[:, np.setdiff1d(np.arange(len(asked.kinds)), some.kept)].any()
+    assert left_out > len(seeds) / 2
+
+
+def test_kinds_that_others_make_needless_are_missed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    same_without_needless(range(25), monkeypatch)
+
+
+@pytest.mark.slow
+def test_they_are_missed_by_nobody_in_many_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    same_without_needless(range(1000, 1400), monkeypatch)

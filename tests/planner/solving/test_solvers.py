@@ -247,6 +247,22 @@ def test_the_first_optimum_survives_a_tie_break_without_an_answer() -> None:
     assert found.values.tolist() == [2.0, 0.0]
 
 
+def test_only_the_last_stage_of_a_tie_break_is_asked_for_its_values() -> None:
+    asked: list[bool] = []
+
+    class Watched(Told):
+        def _answer(self, problem: Problem, time_limit_s: float) -> Answer:
+            asked.append(problem.value_only)
+            return super()._answer(problem, time_limit_s)
+
+    at = np.array([2.0, 0.0])
+    lexicographic(
+        Watched(*[Answer("optimal", at, 2.0)] * 3), problem([1.0, 1.0], []), [(np.array([1.0, 0.0]), False)] * 2
+    )
+    lexicographic(Watched(Answer("optimal", at, 2.0)), problem([1.0, 1.0], []), [])
+    assert asked == [True, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("objective", "bound", "gap"), [(1.0, None, 0.0), (None, 1.0, 0.0), (1.0, 1.0, None), (1.0, 2.0, 0.5)]
 )

@@ -17,10 +17,10 @@ from planner.replay.request import parse_simulation_request
 from planner.replay.scheduled import is_scheduled
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.document.schedules import check_schedule
-from planner.serving.fleets.confirming import rates_on
 from planner.serving.fleets.planning import _Modelled, plan_fleet
 from planner.serving.fleets.pooled import PooledRequests
 from planner.serving.fleets.request import parse_fleet_request
+from planner.serving.fleets.tails import rates_on
 from profiles.errors import InputError
 
 FLEET: dict[str, Any] = {
