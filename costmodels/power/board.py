@@ -31,6 +31,7 @@ class PowerFacts:
     base: float
     memory: float
     compute: float
+    compute_evenly: float
     rest: float
     reference_bandwidth_per_watt: float
     memory_ampere: float
@@ -43,6 +44,8 @@ class PowerFacts:
     elsewhere_low: float
     elsewhere_high: float
     peak_1s: float
+    peak_burst: float
+    limit_s: float
 
 
 @cache
@@ -75,6 +78,7 @@ class Activity:
         compute, memory: that tensor cores and memory take at their peak.
         kernels: that all kernels and exchanges take as measured alone.
         hot: watts above idle ÷ those at the highest clock. ``most_watts``: the board's limit.
+        unsteady: mean over time of √compute ÷ √(its mean): 1 where all steps are alike.
     """
 
     compute: Floats
@@ -82,6 +86,7 @@ class Activity:
     kernels: Floats
     hot: Floats = field(default_factory=lambda: np.ones(1))
     most_watts: Floats = field(default_factory=lambda: np.full(1, np.inf))
+    unsteady: Floats = field(default_factory=lambda: np.ones(1))
 
     @classmethod
     def of(cls, step: Timed) -> Activity:
@@ -99,18 +104,27 @@ class Activity:
             np.asarray(np.sum([getattr(each, name) * share for each, share in parts], axis=0) / whole)
             for name in ("compute", "memory", "kernels")
         )
+        roots = np.sum([np.sqrt(each.compute) * each.unsteady * share for each, share in parts], axis=0) / whole
         # By the watts above idle that each would draw: a cool kind of step that is short cools little.
         drawn = [each.level * share for each, share in parts]
         hot = np.sum([each.hot * watts for (each, _), watts in zip(parts, drawn, strict=True)], axis=0)
         most = np.max([each.most_watts + 0.0 * share for each, share in parts], axis=0)
-        return cls(compute, memory, kernels, np.asarray(hot / np.maximum(np.sum(drawn, axis=0), 1e-12)), most)
+        return cls(
+            compute,
+            memory,
+            kernels,
+            np.asarray(hot / np.maximum(np.sum(drawn, axis=0), 1e-12)),
+            most,
+            np.asarray(roots / np.sqrt(np.maximum(compute, 1e-12))),
+        )
 
     @property
     def level(self) -> Floats:
         """Watts above idle, as a share of what is left to the limit, before they bend to it and without those of rest
         between kernels."""
         facts = power_facts()
-        return np.asarray(facts.base + facts.memory * self.memory + facts.compute * np.sqrt(self.compute))
+        compute = facts.compute * np.sqrt(self.compute) * self.unsteady + facts.compute_evenly * self.compute
+        return np.asarray(facts.base + facts.memory * self.memory + compute)
 
 
 def idle_loaded_watts(gpu: Gpu) -> float:
@@ -144,6 +158,35 @@ def _level(gpu: Gpu, activity: Activity) -> Floats:
         bytes_per_watt = gpu.memory_bandwidth_bytes_per_s / gpu.tdp_watts
         level = level + facts.memory * activity.memory * (bytes_per_watt / facts.reference_bandwidth_per_watt - 1)
     return np.asarray(level)
+
+
+def free_watts(gpu: Gpu, activity: Activity) -> Floats:
+    """Of one GPU while steps run for less time than the board takes to hold its limit, [n]."""
+    facts, idle = power_facts(), idle_loaded_watts(gpu)
+    above = (facts.limit * gpu.tdp_watts - idle) * _level(gpu, activity) * activity.hot
+    return np.asarray(
+        idle + np.minimum(above, np.minimum(facts.peak_burst * gpu.tdp_watts, activity.most_watts) - idle)
+    )
+
+
+def limit_watts(gpu: Gpu) -> float:
+    """That a board holds."""
+    return power_facts().limit * gpu.tdp_watts
+
+
+def watts_by_window(gpu: Gpu, activity: Activity, running: Floats, window_s: float) -> Floats:
+    """Of one GPU in windows of so many seconds one after the other, [n], arguments as of :func:`mean_watts`. A board
+    holds its limit on average over ``limit_s``: shorter windows go beyond it, and below it when they did."""
+    behind = round(power_facts().limit_s / window_s)
+    if behind < 2 or np.isfinite(activity.most_watts).any():
+        return mean_watts(gpu, activity, running).value
+    idle, limit = idle_loaded_watts(gpu), limit_watts(gpu)
+    watts = idle + running * (free_watts(gpu, activity) - idle)
+    before, at = [idle] * behind, 0
+    for i in range(len(watts)):
+        watts[i] = min(watts[i], max(2 * limit - sum(before) / behind, idle))
+        before[at], at = watts[i], (at + 1) % behind
+    return np.asarray(watts)
 
 
 def mean_watts(gpu: Gpu, activity: Activity, running: Floats) -> Estimates:

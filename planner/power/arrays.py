@@ -26,8 +26,11 @@ class Tables(NamedTuple):
     """What a kind of server does at each clock, [kinds, clocks] each.
 
     ``prefill_speed``: prefill seconds done in a second; ``token_s`` and ``token_slope_s``: of a decode step, alone and
-    for each further sequence of an engine; watts are above ``base_watts``, all engines at it; ``shares``: [kinds], of
-    the decode's time that a prefill takes from it (0: they have GPUs of their own)."""
+    for each further sequence of an engine; watts are above ``base_watts``, all engines at it, those of decode with one
+    sequence, for each further one, and for the root of all beyond one's; ``limit_watts``: [kinds], at most over a
+    second; ``ends_exactly``: [kinds], whether sequences end after their decode steps, as an engine's do (else they ebb
+    away with the tokens that are left); ``shares``: [kinds], of the decode's time that a prefill takes from it (0:
+    they have GPUs of their own)."""
 
     prefill_speed: Array
     token_s: Array
@@ -35,6 +38,9 @@ class Tables(NamedTuple):
     prefill_watts: Array
     decode_watts: Array
     decode_slope_watts: Array
+    decode_root_watts: Array
+    limit_watts: Array
+    ends_exactly: Array
     shares: Array
 
 

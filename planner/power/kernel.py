@@ -18,6 +18,10 @@ from planner.power.arrays import Array, Control, Ladder, Log, Requests, Servers,
 BLOCK_STEPS = 300  # a stretch's first block is its warm-up
 """Of the maxima that are kept."""
 
+ENDS, END_STEPS = 1024, 32
+"""Sequences of engines end with a stretch of so many decode steps; of so many stretches (longer answers end with the
+last)."""
+
 MOST_PENDING = 8192
 """Sampled requests in flight at once; more are not followed (and counted)."""
 
@@ -74,7 +78,8 @@ def worn(wear: float, load: float, loads: Array, holds: Array) -> float:
 
 class _State(NamedTuple):
     """Of the servers, [servers] each: prefill seconds that wait, requests and tokens that wait with them, sequences and
-    tokens in decode, decode steps made, prefill seconds offered and done, seconds of a decode step of one sequence."""
+    tokens in decode, decode steps made, prefill seconds offered and done, seconds of a decode step of one sequence.
+    ``ends``: [servers, :data:`ENDS`], sequences that end with each stretch of decode steps."""
 
     queue: Array
     waiting: Array
@@ -85,6 +90,7 @@ class _State(NamedTuple):
     offered: Array
     done: Array
     token_s: Array
+    ends: Array
 
 
 class _Pending(NamedTuple):
@@ -161,7 +167,7 @@ def _work(
     """A second of all servers; the variance of its watts within it. ``leaf_waits``: watts of what waits for the
     policy's ``foresight``."""
     queue, waiting, waiting_tokens = state.queue, state.waiting, state.waiting_tokens
-    tokens, progress = state.tokens, state.progress
+    tokens, progress, ends = state.tokens, state.progress, state.ends
     spread, work_done, tokens_done = 0.0, totals[WORK_DONE], totals[TOKENS_DONE]
     for i in range(len(servers.kind)):
         kind, c, p = servers.kind[i], clock[servers.group[i]], clock[servers.prefill_group[i]]
@@ -177,32 +183,44 @@ def _work(
                 work, part = can, can / queue[i]
                 queue[i] -= work
             busy = work / can
-            alive += part * waiting[i]
+            joins = part * waiting[i]
+            alive += joins
+            if joins > 0.0 and tables.ends_exactly[kind]:
+                now = progress[i] / END_STEPS
+                end = int(max(now + waiting_tokens[i] / waiting[i] / END_STEPS - 0.5, now))
+                ends[i, min(end, int(now) + ENDS - 1) & (ENDS - 1)] += joins
             tokens[i] += part * waiting_tokens[i]
             waiting[i] -= part * waiting[i]
             waiting_tokens[i] -= part * waiting_tokens[i]
             state.done[i] += work
             work_done += work
         left = 1.0 - share * busy
-        watts = servers.base_watts[i] + busy * hot
+        watts = busy * hot
         if alive > 1e-9:
-            each = alive / engines
-            decodes = 1.0
-            if each < 1.0:
-                decodes, each = each, 0.0
-            else:
-                each -= 1.0
-            ahead = left / (alone + tables.token_slope_s[kind, c] * each)
-            answered = alive * ahead
-            if answered < tokens[i]:
-                alive -= alive * answered / tokens[i]
+            ahead = left / (alone + tables.token_slope_s[kind, c] * max(alive / engines - 1.0, 0.0))
+            mean = alive
+            if tables.ends_exactly[kind]:
+                now = progress[i] / END_STEPS
+                for end in range(int(now), int(now + ahead / END_STEPS)):
+                    gone = min(ends[i, end & (ENDS - 1)], alive)
+                    ends[i, end & (ENDS - 1)] = 0.0
+                    alive -= gone
+                    mean -= gone * (1.0 - min(max((end + 1 - now) * END_STEPS / ahead, 0.0), 1.0))
+            answered = mean * ahead
+            if alive > 1e-9 and answered < tokens[i]:
+                if not tables.ends_exactly[kind]:
+                    alive -= alive * answered / tokens[i]
                 tokens[i] -= answered
                 tokens_done += answered
             else:
                 tokens_done += tokens[i]
+                if alive > 1e-9 and tables.ends_exactly[kind]:  # the last of a stretch's steps were not needed
+                    ends[i, :] = 0.0
                 tokens[i], alive = 0.0, 0.0
             progress[i] += ahead
-            decoding = decodes * (tables.decode_watts[kind, c] + tables.decode_slope_watts[kind, c] * each)
+            decodes, each = min(mean / engines, 1.0), max(mean / engines, 1.0)
+            decoding = tables.decode_watts[kind, c] + tables.decode_slope_watts[kind, c] * (each - 1.0)
+            decoding = decodes * (decoding + tables.decode_root_watts[kind, c] * (np.sqrt(each) - 1.0))
             watts += left * decoding
             hot -= share * decoding
         else:
@@ -212,7 +230,7 @@ def _work(
             full = min(queue[i] / (engines * tables.prefill_speed[kind, p]) / foresight, 1.0)
             leaf_waits[servers.leaf[i]] += max(full - busy, 0.0) * max(hot, 0.0)
         state.running[i] = alive
-        leaf_watts[servers.leaf[i]] += watts
+        leaf_watts[servers.leaf[i]] += servers.base_watts[i] + min(watts, tables.limit_watts[kind])
     totals[WORK_DONE], totals[TOKENS_DONE] = work_done, tokens_done
     return spread
 
@@ -284,7 +302,8 @@ def run(
     n, steps, (nodes, leaves) = len(servers.kind), len(log.watts), supply.below.shape
     groups, brake = ladder.clocks.shape[1], len(ladder.up) - 1
     of = np.zeros((9, n))
-    state = _State(of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7], of[8])
+    ends = np.zeros((n, ENDS if tables.ends_exactly.any() else 1))
+    state = _State(of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7], of[8], ends)
     which, followed = np.zeros(MOST_PENDING, np.int64), np.zeros((2, MOST_PENDING))
     follow = _Pending(which, followed[0], followed[1], np.zeros(MOST_PENDING, np.bool_))
     clock, told = ladder.clocks[0].copy(), ladder.clocks[0].copy()

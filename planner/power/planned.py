@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
-from costmodels.power.board import Activity, idle_loaded_watts, step_watts
+from costmodels.power.board import Activity, free_watts, idle_loaded_watts, limit_watts, step_watts
 from costmodels.power.state import OperatingState
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.step import StepTimes
@@ -73,19 +73,21 @@ def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] =
                 decode=response.decode.locked_at(decode / most, highest / most),
             )
 
-    def watts(phase: str, of: list[_Phases]) -> float:
-        return share * float(sum(each.gpus * max(getattr(each, phase)(gpu) - idle, 0.0) for each in of))
+    def above(of: list[_Phases], drawn: Callable[[_Phases], np.ndarray]) -> np.ndarray:
+        return np.asarray(share * sum(each.gpus * np.maximum(drawn(each) - idle, 0.0) for each in of))
 
-    one, many = watts("decode_watts", decodes), watts("busy_decode_watts", decodes)
+    one, slope, root = by_sequences(above(decodes, lambda each: each.decode_watts(gpu)))
     return ServerKind(
         name=asked.kind,
         gpu=gpu.name,
         gpus=asked.gpus,
         nameplate_watts=asked.nameplate_watts,
         idle_watts=asked.other_watts + asked.gpus * idle,
-        prefill_watts=watts("prefill_watts", prefills),
+        prefill_watts=float(above(prefills, lambda each: np.array([each.prefill_watts(gpu)]))[0]),
         decode_watts=one,
-        decode_slope_watts=max(many - one, 0.0) / (_BUSY - 1),
+        decode_slope_watts=slope,
+        decode_root_watts=root,
+        limit_watts=asked.gpus * (limit_watts(gpu) - idle),
         prompt_s=tuple(float(each) for each in prompt),  # type: ignore[arg-type]
         token_s=float(token[0]),
         token_slope_s=float(token[1]),
@@ -97,11 +99,24 @@ def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] =
         apart=apart,
         prefill_gpus=share * sum(each.gpus for each in prefills) if apart else 0.0,
         locked_mhz=locked,
+        planned=True,
     )
 
 
 _BUSY = 16
 """Sequences of an engine at which a full decode step is looked at."""
+
+_DECODES = (1, 4, 16, 64)
+"""Sequences of an engine at which the watts of its decode steps are looked at."""
+
+
+def by_sequences(watts: np.ndarray) -> tuple[float, float, float]:
+    """(of one sequence, of each further one, of the root of all beyond one's) nearest to watts at :data:`_DECODES`."""
+    from scipy.optimize import nnls
+
+    n = np.array(_DECODES, np.float64)
+    found, _ = nnls(np.stack([n - 1, np.sqrt(n) - 1], axis=1), np.maximum(watts - watts[0], 0.0))
+    return float(watts[0]), float(found[0]), float(found[1])
 
 
 class _Phases:
@@ -163,13 +178,11 @@ class _Phases:
 
     def prefill_watts(self, gpu: Gpu) -> float:
         chunk = min(self.group.limits.max_tokens_per_step, max(int(self.workload.isl), 1))
-        return self._watts(gpu, (1, chunk, 0, 0, 0))
+        return float(free_watts(gpu, Activity.of(self._steps([(1, chunk, 0, 0, 0)])[0]))[0])
 
-    def decode_watts(self, gpu: Gpu) -> float:
-        return self._watts(gpu, (0, 0, 0, 1, self._context))
-
-    def busy_decode_watts(self, gpu: Gpu) -> float:
-        return self._watts(gpu, (0, 0, 0, _BUSY, self._context))
+    def decode_watts(self, gpu: Gpu) -> np.ndarray:
+        """[decodes] of so many sequences."""
+        return np.array([self._watts(gpu, (0, 0, 0, n, self._context)) for n in _DECODES])
 
     def _watts(self, gpu: Gpu, row: tuple[int, int, int, int, int]) -> float:
         return float(step_watts(gpu, Activity.of(self._steps([row])[0])).value[0])

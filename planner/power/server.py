@@ -26,7 +26,8 @@ class ServerKind:
     Attributes:
         idle_watts: with models loaded and no work, the server's other parts included.
         prefill_watts, decode_watts: above idle, every engine in that phase (decode: one sequence each);
-            ``decode_slope_watts``: of one further sequence in every engine.
+            ``decode_slope_watts``: of one further sequence in every engine, ``decode_root_watts``: of the root of all
+            beyond one's; ``limit_watts``: that its boards hold over a second.
         prompt_s: seconds of an engine to prefill a prompt of n tokens: constant, per token, per token squared.
         token_s, token_slope_s: of a decode step with one sequence, and each further one.
         most_sequences: of all engines.
@@ -34,6 +35,7 @@ class ServerKind:
         settable: of its GPUs; None: nothing is known, and no clock can be chosen.
         locked_mhz: highest clock that the plan of its engines sets; None: none is set.
         source: in words, where this is from.
+        planned: whether engines of a plan run on it, whose sequences are followed; else phases as they were measured.
     """
 
     name: str
@@ -44,6 +46,8 @@ class ServerKind:
     prefill_watts: float
     decode_watts: float
     decode_slope_watts: float
+    decode_root_watts: float
+    limit_watts: float
     prompt_s: tuple[float, float, float]
     token_s: float
     token_slope_s: float
@@ -55,6 +59,7 @@ class ServerKind:
     apart: bool = False
     prefill_gpus: float = 0.0  # of those that are apart
     locked_mhz: int | None = None
+    planned: bool = False
 
     def prompt_seconds(self, tokens: Floats) -> Floats:
         """Seconds of prefill at full clock, [n]."""
@@ -79,16 +84,25 @@ class ServerKind:
     @property
     def full_decode_watts(self) -> float:
         """Of as many sequences as its engines hold, above idle."""
-        return self.decode_watts + self.decode_slope_watts * (self.most_sequences / self.engines - 1)
+        each = max(self.most_sequences / self.engines, 1.0)
+        further = self.decode_slope_watts * (each - 1) + self.decode_root_watts * (each**0.5 - 1)
+        return float(self.decode_watts + further)
 
     @property
     def most_watts(self) -> float:
         prefill = self.prefill_watts + (self.decode_watts if self.apart else 0.0)
-        return self.idle_watts + max(prefill, self.full_decode_watts)
+        return self.idle_watts + min(max(prefill, self.full_decode_watts), self.limit_watts)
 
     def drifted(self, share: float) -> ServerKind:
         """All of its watts higher by ``share``."""
-        names = ("idle_watts", "prefill_watts", "decode_watts", "decode_slope_watts")
+        names = (
+            "idle_watts",
+            "prefill_watts",
+            "decode_watts",
+            "decode_slope_watts",
+            "decode_root_watts",
+            "limit_watts",
+        )
         return replace(self, **{name: getattr(self, name) * (1 + share) for name in names})
 
 
@@ -124,6 +138,9 @@ def tables_of(kinds: list[ServerKind], shares: Floats) -> Tables:
         prefill_watts=column("prefill_watts") * hot_prefill,
         decode_watts=column("decode_watts") * hot_decode,
         decode_slope_watts=column("decode_slope_watts") * hot_decode,
+        decode_root_watts=column("decode_root_watts") * hot_decode,
+        limit_watts=column("limit_watts")[:, 0],
+        ends_exactly=np.array([kind.planned for kind in kinds]),
         shares=np.array([0.0 if kind.apart else 1.0 for kind in kinds]),
     )
 
@@ -157,6 +174,8 @@ def measured_kind(name: str, gpu: Gpu, gpus: int, nameplate_watts: float, other_
         prefill_watts=gpus * (facts["prefill_share"] * tdp - idle),
         decode_watts=gpus * (facts["decode_share"] * tdp - idle),
         decode_slope_watts=gpus * facts["decode_share_per_sequence"] * tdp,
+        decode_root_watts=0.0,
+        limit_watts=np.inf,
         prompt_s=tuple(each / 1e3 for each in facts["prompt_ms"]),
         token_s=facts["token_ms"][0] / 1e3,
         token_slope_s=facts["token_ms"][1] / 1e3,

@@ -14,7 +14,7 @@ from costmodels.serving.simulator.capacity import keeps_up
 from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.filling import carries
-from costmodels.serving.simulator.outcome import Metric, Outcome
+from costmodels.serving.simulator.outcome import TIMELINE, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import EngineGroup, Replica
 from planner.contract.progress import Step
@@ -26,6 +26,14 @@ LIFETIMES = 3
 
 SAMPLES = 200
 """Samples of the timeline of one engine, at least."""
+
+FINE_US = 5e4
+"""Between samples, where windows of a quarter of a second are asked for."""
+
+
+def sample_us(span_us: float, *, fine: bool) -> float:
+    """Between the samples of a load's timeline."""
+    return max(min(span_us / SAMPLES, FINE_US if fine else np.inf), 1e4)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ def replay(
     transfer_us: dict[End, Floats] | None = None,
     progress: Callable[[str], None] | None = None,
     ends: Sequence[End] = ENDS,
+    fine: bool = False,
 ) -> dict[End, FleetOutcome]:
     """Sends ``load`` to the plan's engines, at each of the ``ends`` of the step times' interval: all see the same
     requests at the same engines.
@@ -85,19 +94,20 @@ def replay(
         seed: of the gateway's draws.
         transfer_us: of each request's cache from its prefill to its decode engine, as far as it comes after the
             prefill; only where the plan has both.
+        fine: timelines show quarters of a second.
     """
     out = {}
     for done, end in enumerate(ends):
         if progress is not None:
             progress(simulating(len(load), end, done, len(ends)))
-        out[end] = _fleet(engines, load, seed, end, None if transfer_us is None else transfer_us[end])
+        out[end] = _fleet(engines, load, seed, end, None if transfer_us is None else transfer_us[end], fine)
     return out
 
 
 def _fleet(
-    engines: list[PlannedEngine], load: Requests, seed: int, end: End, transfer_us: Floats | None
+    engines: list[PlannedEngine], load: Requests, seed: int, end: End, transfer_us: Floats | None, fine: bool
 ) -> FleetOutcome:
-    entry = _stage([e for e in engines if e.group.role != "decode"], load, seed, end)
+    entry = _stage([e for e in engines if e.group.role != "decode"], load, seed, end, fine)
     outcome = _merged(load, entry)
     behind = [e for e in engines if e.group.role == "decode"]
     if not behind or transfer_us is None:
@@ -109,7 +119,7 @@ def _fleet(
     order = np.argsort(arrival_us, kind="stable")
     passed = passed[order]
     handed = Requests(load.isl[passed], load.osl[passed], arrival_us[order])
-    decode = _stage(behind, handed, seed + 1, end)
+    decode = _stage(behind, handed, seed + 1, end, fine)
     return FleetOutcome(_handed_on(outcome, load, passed, _merged(handed, decode)), entry + decode)
 
 
@@ -137,26 +147,26 @@ def _handed_on(prefill: Outcome, load: Requests, passed: Ints, decode: Outcome) 
     )
 
 
-def _stage(engines: list[PlannedEngine], load: Requests, seed: int, end: End) -> list[Replay]:
+def _stage(engines: list[PlannedEngine], load: Requests, seed: int, end: End, fine: bool) -> list[Replay]:
     """The engines of one stage, each with its share of ``load``."""
     replicas = [(planned, replica) for planned in engines for replica in planned.group.replicas]
     weights = np.array([replica.weight for _, replica in replicas])
     if load.concurrency is not None:
-        return _users(replicas, weights, load, end)
+        return _users(replicas, weights, load, end, FINE_US if fine else 1e5)
     target = route(weights, len(load), seed)
-    sample_us = max(float(load.arrival_us[-1]) / SAMPLES, 1e4)
+    between_us = sample_us(float(load.arrival_us[-1]), fine=fine)
     replays = []
     for number, (planned, _) in enumerate(replicas):
         mine = np.flatnonzero(target == number)
         if len(mine):
             engine = planned.engines[end]
-            outcome = simulate(engine, load.take(mine), sample_us=sample_us)
+            outcome = simulate(engine, load.take(mine), sample_us=between_us)
             replays.append(Replay(planned.group, mine, outcome, engine))
     return replays
 
 
 def _users(
-    replicas: Sequence[tuple[PlannedEngine, Replica]], weights: Floats, load: Requests, end: End
+    replicas: Sequence[tuple[PlannedEngine, Replica]], weights: Floats, load: Requests, end: End, between_us: float
 ) -> list[Replay]:
     """Users at once, each at one engine, as many at each as its weight says."""
     assert load.concurrency is not None
@@ -169,19 +179,19 @@ def _users(
         if many and last > first:
             mine = np.arange(first, last)
             own = closed_loop(load.isl[mine], load.osl[mine], int(many))
-            replays.append(Replay(planned.group, mine, _of_users(planned.engines[end], own)))
+            replays.append(Replay(planned.group, mine, _of_users(planned.engines[end], own, between_us)))
     return replays
 
 
-def _of_users(engine: Engine, load: Requests) -> Outcome:
+def _of_users(engine: Engine, load: Requests, between_us: float) -> Outcome:
     """Users at once at one engine. Only where lengths are all alike does the way to it decide who is let in together;
     elsewhere ends scatter by more, and the constants of the frameworks were fitted to such runs without it (as in
     :class:`costmodels.serving.closed_loop.load.Load`)."""
     if np.ptp(load.isl) == 0 and np.ptp(load.osl) == 0:
-        return simulate(engine, load, sample_us=1e5)
+        return simulate(engine, load, sample_us=between_us)
     front_us = engine.overheads.request_us
     there = replace(engine, overheads=replace(engine.overheads, request_us=0.0))
-    seen = simulate(there, load, sample_us=1e5)
+    seen = simulate(there, load, sample_us=between_us)
     before_us = _asked_before(seen, load) * front_us
     answered = replace(
         seen,
@@ -223,7 +233,7 @@ def _merged(load: Requests, replays: list[Replay]) -> Outcome:
         end_us=max(each.outcome.end_us for each in replays),
         busy_us=sum(each.outcome.busy_us for each in replays),
         steps=sum(each.outcome.steps for each in replays),
-        timeline=np.zeros((0, 5)),
+        timeline=np.zeros((0, len(TIMELINE))),
     )
 
 

@@ -24,7 +24,7 @@ from planner.replay.ends import Seen, Stretch, interval
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
 from planner.replay.loads import drawn_load, requested_load
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
-from planner.replay.power import watts_over
+from planner.replay.power import watts_over, windows
 from planner.replay.request import SimulationRequest
 from planner.replay.running import Running
 from planner.replay.scheduled import is_scheduled, scheduled
@@ -53,11 +53,12 @@ def simulate(
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
     keep: Keep | None = None,
+    keep_watts: Callable[[Floats], None] | None = None,
 ) -> simulated.SimulationReport:
     """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`; ``keep`` is given every
-    request's times, steps as predicted."""
+    request's times, steps as predicted, ``keep_watts`` what :func:`~planner.replay.power.windows` says."""
     if isinstance(request.plan, Plan) and is_scheduled(request.plan):
-        found = scheduled(request, request.plan, measured, progress)
+        found = scheduled(request, request.plan, measured, progress, keep_watts is not None)
         one = len(request.plan.decision.schedule) == 1 and request.trace is None and not request.fail
         replayed = _Replayed(
             found.running,
@@ -66,7 +67,7 @@ def simulate(
             found.source,
             found.outcome,
             found.stretch,
-            Sending(request.seed, warm=one, keep=keep),
+            Sending(request.seed, one, keep, keep_watts),
             tuple(
                 (service.name, request.slo or service.slo, np.flatnonzero(found.load.service == s))
                 for s, service in enumerate(request.plan.request.services)
@@ -84,7 +85,7 @@ def simulate(
         running.with_prompts(request.chunked_prefill, request.polling_interval),
         load,
         source,
-        sending=Sending(request.seed, warm=request.trace is None, keep=keep),
+        sending=Sending(request.seed, request.trace is None, keep, keep_watts),
         model=model,
         measured=measured,
         progress=progress,
@@ -94,11 +95,12 @@ def simulate(
 @dataclass(frozen=True)
 class Sending:
     """How a load is sent: ``seed`` of the gateway's draws; ``warm``: requests that come while the engines fill are left
-    out of what is reported (those of a recorded trace all count); ``keep`` is given what every request saw."""
+    out of what is reported (those of a recorded trace all count); ``keep``, ``keep_watts``: given what was seen."""
 
     seed: int = 0
     warm: bool = False
     keep: Keep | None = None
+    keep_watts: Callable[[Floats], None] | None = None
 
 
 def simulate_plan(
@@ -124,7 +126,8 @@ def simulate_plan(
     """
     running = plan if isinstance(plan, Running) else Running.of(plan)
     engines = planned_engines(running, model=model, store=store, measured=measured, progress=progress)
-    fleets = replay(engines, load, sending.seed, transfer_us(running, engines, load), progress)
+    fine = sending.keep_watts is not None
+    fleets = replay(engines, load, sending.seed, transfer_us(running, engines, load), progress, fine=fine)
     everything = ((None, running.slo, np.arange(len(load))),)
     stretch = Stretch(0, len(load), fleets)
     return _reported(_Replayed(running, engines, load, source, fleets["value"], stretch, sending, everything))
@@ -151,6 +154,8 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
     sending, value, stretch = replayed.sending, replayed.outcome, replayed.stretch
     if sending.keep is not None:
         sending.keep(value.requests)
+    if sending.keep_watts is not None:
+        sending.keep_watts(windows(engines, value))
     served = int(value.requests.served.sum())
     if not served:
         why = int(value.requests.refused[0])
@@ -416,7 +421,7 @@ def _timeline(fleet: FleetOutcome, watts: Floats) -> tuple[simulated.Moment, ...
     width_s = end / MOMENTS / 1e6
     running, waiting, busy, kv = (np.zeros(MOMENTS) for _ in range(4))
     for each in fleet.replays:
-        time, busy_us, runs, waits, share = each.outcome.timeline.T
+        time, busy_us, runs, waits, share = each.outcome.timeline.T[:5]
         running += np.interp(edges[1:], time, runs)
         waiting += np.interp(edges[1:], time, waits)
         busy += np.diff(np.interp(edges, time, busy_us)) / (width_s * 1e6) / len(fleet.replays)

@@ -19,10 +19,10 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.simulator.arrivals import Requests
 from costmodels.serving.simulator.events import simulate
-from costmodels.serving.simulator.outcome import LOST, NOBODY, Outcome
+from costmodels.serving.simulator.outcome import LOST, NOBODY, TIMELINE, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.fleet import Route, ScheduledStep
-from planner.replay.gateway import SAMPLES, FleetOutcome, Replay
+from planner.replay.gateway import FleetOutcome, Replay, sample_us
 from planner.replay.planned_engines import PlannedEngine
 from planner.serving.confirmation.simulated_engine import ENDS
 from profiles.errors import InputError
@@ -167,7 +167,8 @@ class _Way:
 
 class ScheduleReplay:
     """One schedule, its engines, and the failures of a replay. ``exposed``: of each service, what is left of a cache's
-    transfer after the prefill, µs for each token of the prompt; empty where no engines prefill apart."""
+    transfer after the prefill, µs for each token of the prompt; empty where no engines prefill apart. ``fine``:
+    timelines are of quarters of a second."""
 
     def __init__(
         self,
@@ -176,8 +177,9 @@ class ScheduleReplay:
         services: Sequence[str],
         failures: Sequence[Failure] = (),
         exposed: Sequence[Mapping[End, float]] = (),
+        fine: bool = False,
     ) -> None:
-        self._engines, self._schedule, self._failures = engines, schedule, failures
+        self._engines, self._schedule, self._failures, self._fine = engines, schedule, failures, fine
         self._names = [each.group.id for each in engines]
         self._prefills = np.array([each.group.role == "prefill" for each in engines])
         self._exposed = list(exposed) or [dict.fromkeys(ENDS, 0.0)] * len(services)
@@ -299,14 +301,14 @@ class ScheduleReplay:
             end_us=max([float(arrival[-1]), *(each.outcome.end_us for each in replays)]),
             busy_us=sum(each.outcome.busy_us for each in replays),
             steps=sum(each.outcome.steps for each in replays),
-            timeline=np.zeros((0, 5)),
+            timeline=np.zeros((0, len(TIMELINE))),
         )
         return FleetOutcome(requests, replays)
 
     def _simulated(self, load: ScheduledLoad, rows: Ints, at_us: Floats, g: int, end: End) -> Outcome:
         requests = Requests(load.requests.isl[rows], load.requests.osl[rows], at_us)
-        sample_us = max(float(load.requests.arrival_us[-1]) / SAMPLES, 1e4)
-        outcome = simulate(self._engines[g].engines[end], requests, sample_us=sample_us)
+        between_us = sample_us(float(load.requests.arrival_us[-1]), fine=self._fine)
+        outcome = simulate(self._engines[g].engines[end], requests, sample_us=between_us)
         came = at_us if self._engines[g].group.role == "decode" else load.requests.arrival_us[rows]
         return replace(outcome, arrival_us=came)
 

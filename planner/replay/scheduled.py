@@ -185,8 +185,9 @@ def scheduled(
     plan: Plan,
     measured: Sequence[ProfileStore],
     progress: Callable[[str], None] | None,
+    fine: bool = False,
 ) -> Scheduled:
-    """The replay that ``request`` asks for of a plan with a schedule.
+    """The replay that ``request`` asks for of a plan with a schedule; ``fine``: timelines show quarters of a second.
 
     Raises:
         InputError: a plan that contradicts itself, or a load that is not its own.
@@ -201,7 +202,7 @@ def scheduled(
     failures = failures_of(request.fail, plan) if request.fail else []
     names = [service.name for service in services]
     exposed = exposed_transfers(runnings, engines)
-    replayed = ScheduleReplay(engines, plan.decision.schedule, names, failures, exposed)
+    replayed = ScheduleReplay(engines, plan.decision.schedule, names, failures, exposed, fine)
     first, last = busiest(load.requests.arrival_us)
     part = load.part(first, last)
     long = last - first < len(load.requests)

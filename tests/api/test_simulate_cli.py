@@ -53,6 +53,26 @@ def test_measured_stores_lie_over_the_pack(run: Runner, folder: Path) -> None:
     assert "this is" in out, "the plan was made without that store, and the report says so"
 
 
+def test_watts_are_written_in_windows_on_the_clock_of_the_arrivals(run: Runner, folder: Path, tmp_path: Path) -> None:
+    later = TRACE.splitlines()
+    rows = [later[0], *(f"{float(line.split(',')[0]) + 100},{line.split(',', 1)[1]}" for line in later[1:])]
+    (tmp_path / "later.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    options = ("--trace", str(tmp_path / "later.csv"), "--timeline", str(tmp_path / "watts.csv"), "--json")
+    code, out, err = run(*arguments(folder, *options))
+    assert code == 0, err
+    header, *lines = (tmp_path / "watts.csv").read_text("utf-8").splitlines()
+    assert header == "t_s,power_watts"
+    at, watts = zip(*((float(cell) for cell in line.split(",")) for line in lines), strict=True)
+    assert at[:3] == (100.0, 100.25, 100.5)
+    report = SimulationReport.model_validate_json(out)
+    assert report.power_watts is not None
+    assert sum(watts) / len(watts) == pytest.approx(report.power_watts, rel=0.03)
+    assert max(watts) > 1.2 * min(watts)
+    code, _, err = run(*arguments(folder, "--rate", "2", "--timeline", str(tmp_path / "none" / "watts.csv")))
+    assert code == 2
+    assert "--timeline" in err
+
+
 def test_a_rate_is_replayed_and_shown(run: Runner, folder: Path) -> None:
     code, out, err = run(*arguments(folder, "--rate", "2", "--requests", "200"))
     assert code == 0, err

@@ -3,7 +3,8 @@
 Speed of the row simulator; the published facts that the reference traffic meets; every policy on POLCA's row,
 thresholds chosen on other days than judged on, by seed; brakes counted on screened stretches against whole days; and
 vLLM under power caps (``../shared/data/power``, where it is there), each series from its uncapped and its lowest point;
-A100's phases, a model or a TP degree left out; what was published of clocks on H200; and a served H100 of our own.
+A100's phases, a model or a TP degree left out; what was published of clocks on H200; and a served H100 of our own, its
+mean watts and its series of 250 ms.
 Writes ``costmodels/evidence/power.json``.
 """
 
@@ -28,6 +29,7 @@ from planner.power.request import PowerRequest, parse_power_request
 from planner.power.row import polca_for
 from planner.power.simulator import chance_of, simulate
 from planner.power.traffic import whole_day
+from tests.benchmarks import power_series
 from tests.benchmarks.cards import card, write
 from tests.benchmarks.power_watts import h200, phases, served
 from tests.costmodels.measured_response import MeasuredResponse
@@ -49,6 +51,9 @@ BARS = {
     "H100 served: watts, median %": 7.0,
     "H100 served: watts, worst %": 20.0,
     "H100 served: joules per token, median %": 10.0,
+    "H100 in windows of 250 ms: energy, %": 6.0,
+    "H100 in windows of 250 ms: p99, %": 8.0,
+    "H100 in windows of 250 ms: autocorrelation, R²": 0.9,
 }
 
 
@@ -138,7 +143,12 @@ def main() -> None:
     seeds = asked.seeds
     if asked.watts:
         known = json.loads((ROOT / "costmodels" / "evidence" / "power.json").read_text("utf-8"))
-        parts = {"A100 phases": phases(), "H200 facts": h200(), "H100 served": served()}
+        parts = {
+            "A100 phases": phases(),
+            "H200 facts": h200(),
+            "H100 served": served(),
+            "250 ms": power_series.series(),
+        }
         print(write("power", {**known, "bars": BARS, **parts}))
         print(parts)
         return
@@ -171,11 +181,20 @@ def main() -> None:
         "A100 phases": phases(),
         "H200 facts": h200(),
         "H100 served": served(),
+        "250 ms": power_series.series(),
     }
     known = json.loads((ROOT / "costmodels" / "evidence" / "power.json").read_text("utf-8"))
     document |= {name: known[name] for name in ("B200 rows",) if name in known}  # python -m tests.benchmarks.power_b200
     print(write("power", document))
-    for name in ("speed", "screened against whole days", "capped vLLM", "A100 phases", "H200 facts", "H100 served"):
+    for name in (
+        "speed",
+        "screened against whole days",
+        "capped vLLM",
+        "A100 phases",
+        "H200 facts",
+        "H100 served",
+        "250 ms",
+    ):
         print(name, document[name])
 
 

@@ -14,7 +14,7 @@ from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.power import board as power_module
-from costmodels.power.board import Activity, idle_loaded_watts, mean_watts, power_facts, step_watts
+from costmodels.power.board import Activity, idle_loaded_watts, mean_watts, power_facts, step_watts, watts_by_window
 from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from profiles.errors import DataError
 from profiles.hardware import find_gpu, gpus
@@ -238,6 +238,26 @@ def test_power_of_a_generation_that_was_not_metered_is_marked_and_less_sure() ->
     assert known.inside[0]
     assert not other.inside[0]
     assert other.high[0] / other.low[0] > known.high[0] / known.low[0]
+
+
+def test_a_board_goes_beyond_its_limit_for_a_second_and_holds_it_from_then_on() -> None:
+    gpu, prefill = find_gpu("H100-SXM"), Activity(*(np.full(40, share) for share in (0.6, 0.2, 1.0)))
+    watts = watts_by_window(gpu, prefill, np.ones(40), 0.25)
+    limit = step_watts(gpu, activity(1.0, 1.0)).value[0]
+    assert watts[0] == pytest.approx(770, rel=0.04)  # an H100's first quarter of a second after rest: 772 W
+    assert watts[-8:].mean() == pytest.approx(limit, rel=0.01)
+    assert watts.max() <= power_facts().peak_burst * gpu.tdp_watts
+    slow = watts_by_window(gpu, prefill, np.ones(40), 1.0)
+    assert np.array_equal(slow, mean_watts(gpu, prefill, np.ones(40)).value)
+
+
+def test_kinds_of_step_count_by_the_watts_that_each_would_draw() -> None:
+    """Not by the watts of their mean use: the root of a mean is more than the mean of roots."""
+    parts = [(activity(0.64, 0.1), np.array([0.25])), (activity(0.01, 0.6), np.array([0.75]))]
+    alone = sum(float(each.level[0] * share[0]) for each, share in parts)
+    assert Activity.mixed(parts).level[0] == pytest.approx(alone)
+    again = Activity.mixed([(Activity.mixed(parts), np.array([0.5])), (activity(0.3, 0.3), np.array([0.5]))])
+    assert again.level[0] == pytest.approx((alone + float(activity(0.3, 0.3).level[0])) / 2)
 
 
 def test_activities_mix_by_time() -> None:

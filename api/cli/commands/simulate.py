@@ -18,6 +18,7 @@ from planner.replay.request import SimulationRequest
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
+    from costmodels.estimates import Floats
     from costmodels.serving.simulator.outcome import Outcome
     from planner.contract.deployment import DeploymentDocument
 
@@ -88,6 +89,14 @@ def simulate(
             rich_help_panel=SHOWN,
         ),
     ] = None,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write t_s,power_watts: of all GPUs, means of 250 ms, t_s when each begins.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = None,
     request: Request = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the report.", rich_help_panel=SHOWN)] = False,
     output: Annotated[
@@ -113,10 +122,13 @@ def simulate(
 
       plan simulate plan.json --rate 18 --arrivals gamma:3 --json
 
+      plan simulate plan.json --trace requests.csv --timeline watts.csv
+
       plan simulate fleet.json --trace day.csv --per-request requests.csv --fail engine-0@3600
     """
     check_target(output)
     check_target(per_request, "--per-request")
+    check_target(timeline, "--timeline")
     if plot is not None:
         from planner.pictures import check_kind
 
@@ -144,11 +156,23 @@ def simulate(
         from planner.replay.report import simulate as simulated
 
         seen: list[Outcome] = []
-        made = simulated(understood, model=given, measured=measured, progress=report, keep=seen.append)
+        watts: list[Floats] = []
+        made = simulated(
+            understood,
+            model=given,
+            measured=measured,
+            progress=report,
+            keep=seen.append,
+            keep_watts=None if timeline is None else watts.append,
+        )
     if per_request is not None:
         from planner.replay.per_request import rows_of
 
         write_atomically(per_request, rows_of(seen[0], _begins_s(understood)), "--per-request")
+    if timeline is not None:
+        from planner.replay.power import windows_csv
+
+        write_atomically(timeline, windows_csv(watts[0], _begins_s(understood)), "--timeline")
     if plot is not None:
         from api.cli.views.timeline import draw
 

@@ -30,7 +30,7 @@ REFUSALS = (
 NOBODY, LOST = 4, 5
 """Of them, where no engine runs that a request could go to, and where it was lost each time that it was sent."""
 
-TIMELINE = ("time_us", "busy_us", "running", "waiting", "kv_share")
+TIMELINE = ("time_us", "busy_us", "running", "waiting", "kv_share", "prompt_us", "prompt_steps", "prompt_tokens")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Outcome:
         end_us: when the last one finished.
         busy_us: time in steps (of the slowest pipeline stage).
         steps: engine steps.
-        timeline: shape [samples, 5], columns :data:`TIMELINE`; running and waiting count sequences, kv_share
-            is the fullest rank's use of its cache.
+        timeline: shape [samples, 8], columns :data:`TIMELINE`; running and waiting count sequences, kv_share
+            is the fullest rank's use of its cache; µs in steps that hold prompts, these steps and the prompts' tokens
+            in them count from the beginning, as µs in steps do.
     """
 
     isl: Ints

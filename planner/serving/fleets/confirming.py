@@ -46,7 +46,7 @@ CLOSE = 0.015
 MOST_FACTOR = 1.3
 """Above the sum of the classes' capacities that a mixture is ever counted on to carry."""
 
-BROKEN = 0.7
+BROKEN = 0.5
 """Of what a kind was counted on: below it, it is counted on no more for classes that miss the promise by themselves."""
 
 NEAR_ENOUGH = 0.01
@@ -272,6 +272,11 @@ class Confirming:
                 return most * share
         return most * 0.1
 
+    def _leans(self, service: ServiceLoad, key: Key) -> bool:
+        """Whether a kind is counted on for classes that miss the promise by themselves."""
+        strict = service.capacity if service.strict is None or key in self._strict else service.strict
+        return bool((strict[:, key[1]] <= 0)[service.capacity[:, key[1]] > 0].any())
+
     def without_tails(self, settled: Settled) -> MixQuestion | None:
         """The question of a fleet whose engines were counted on for what they carry at their own draw of arrivals,
         nothing left free for others; None where nothing was."""
@@ -284,11 +289,6 @@ class Confirming:
                 sure, bare = self._counted_on(found, each)
                 kept[variant] = sure / bare if bare else 1.0
         return replace(found.question, work=[work * kept for work in found.question.work])
-
-    def _leans(self, service: ServiceLoad, key: Key) -> bool:
-        """Whether a kind is counted on for classes that miss the promise by themselves."""
-        strict = service.capacity if service.strict is None or key in self._strict else service.strict
-        return bool((strict[:, key[1]] <= 0)[service.capacity[:, key[1]] > 0].any())
 
     # -------------------------------------------------------------- one engine
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,8 +162,10 @@ def test_first_requests_wait_for_kernels_to_be_compiled_and_longer_on_amd() -> N
 
     def on(gpu: str) -> float:
         at = told.resolved(find_gpu(gpu), None, "", "1x1 bf16", greedy=True, slow=Slow(compiled=True))
-        load = Load.of(*(np.array([value]) for value in (4, 100, 50, 8192, 256)))
+        warm = Load.of(*(np.array([value]) for value in (4, 100, 50, 8192, 256)))
+        load = replace(warm, cold=np.ones(1, np.bool_))
         waits = opening_us(at, load, 4 * GENERATIONS)
+        assert (opening_us(at, warm, 4 * GENERATIONS) == 0).all()
         assert (waits[0, :4] > 0).all()
         assert (waits[0, 4:] == 0).all()  # nine of ten find them compiled
         return float(waits.mean())

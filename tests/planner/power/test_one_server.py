@@ -17,7 +17,7 @@ from planner.replay.request import parse_simulation_request
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rate", [0.5, 4.0])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1.0, 4.0])
 def test_a_row_of_one_server_draws_what_its_engine_draws(rate: float) -> None:
     draw = np.random.default_rng(5)
     plan = json.loads((EXAMPLES / "serving.json").read_text("utf-8"))

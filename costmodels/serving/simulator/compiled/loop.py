@@ -26,6 +26,9 @@ from costmodels.serving.simulator.compiled.state import (
     LEFT,
     NEXT_SAMPLE,
     NOW,
+    PROMPT_BUSY,
+    PROMPT_STEPS,
+    PROMPT_TOKENS,
     SAMPLED,
     SENDS,
     STEPS,
@@ -159,6 +162,19 @@ def _decode_steps(spec: Spec, through: Curve, s: State, everyone: float, now: fl
 
 
 @compiled
+def _count_prompts(spec: Spec, s: State, stage: float) -> None:
+    """Notes what prompts a step of so many µs holds."""
+    tokens = 0
+    for rank in range(spec.ranks):
+        for i in range(s.ranks[rank].chunks):
+            tokens += s.cut[rank, i].tokens
+    if tokens:
+        s.clock[PROMPT_BUSY] += stage
+        s.clock[PROMPT_STEPS] += 1.0
+        s.clock[PROMPT_TOKENS] += tokens
+
+
+@compiled
 def _take(spec: Spec, s: State, number: int, steps: int) -> bool:
     """Notes what a step holds; whether nothing but tokens comes of it."""
     quiet = True
@@ -188,6 +204,11 @@ def _sample(spec: Spec, s: State, samples: Array) -> None:
     at = s.n[SAMPLED]
     samples[at, 0], samples[at, 1], samples[at, 2] = s.clock[NOW], s.clock[BUSY], _running(spec, s)
     samples[at, 3], samples[at, 4] = waiting, fullest / spec.kv_tokens
+    samples[at, 5], samples[at, 6], samples[at, 7] = (
+        s.clock[PROMPT_BUSY],
+        s.clock[PROMPT_STEPS],
+        s.clock[PROMPT_TOKENS],
+    )
     s.n[SAMPLED] += 1
 
 
@@ -204,8 +225,8 @@ def _start(spec: Spec, asked: Sent, seen: Seen, s: State) -> None:
 
 @compiled
 def loop(spec: Spec, through: Curve, slowest: Curve, asked: Sent, seen: Seen, s: State, samples: Array) -> int:
-    """How it ended. ``samples`` are written, [many, 5]: when, µs in steps, sequences, requests that wait, share of the
-    fullest cache."""
+    """How it ended. ``samples`` are written, [many, 8]: when, µs in steps, sequences, requests that wait, share of the
+    fullest cache; µs in steps that hold prompts, these steps, and the prompts' tokens in them."""
     if s.n[SAMPLED] == 0:
         _start(spec, asked, seen, s)
     while s.n[LEFT]:
@@ -242,6 +263,7 @@ def loop(spec: Spec, through: Curve, slowest: Curve, asked: Sent, seen: Seen, s:
         s.n[STEPS] += steps
         s.n[UNSEEN] += steps
         s.clock[BUSY] += stage
+        _count_prompts(spec, s, stage)
         quiet = _take(spec, s, number, steps)
         if spec.stages == 1:
             s.clock[NOW] = now + latency

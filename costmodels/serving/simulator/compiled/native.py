@@ -46,7 +46,7 @@ def run(
     spec: Spec, through: Curve, slowest: Curve, asked: Sent, seen: Seen, s: State
 ) -> tuple[int, float, float, int, Array]:
     """(how it ended, when, µs in steps, steps, samples) and ``seen``."""
-    samples, how = np.zeros((_SAMPLES, 5)), FULL
+    samples, how = np.zeros((_SAMPLES, 8)), FULL
     while True:
         arguments = spec, through, slowest, asked, seen, s, samples
         values = list(_values(arguments))

@@ -188,14 +188,15 @@ class State(NamedTuple):
 
 
 LEFT, NEXT, PASSED, TAKEN, SENDS, TURN, FREE, FLYING, UNSEEN, STEPS, SAMPLED = range(11)
-NOW, RELEASED, LAST_DONE, BUSY, NEXT_SAMPLE = range(5)
+NOW, RELEASED, LAST_DONE, BUSY, NEXT_SAMPLE, PROMPT_BUSY, PROMPT_STEPS, PROMPT_TOKENS = range(8)
+"""Among them: µs in steps that hold prompts, how many these were, and tokens of prompts in them."""
 
 
 def fresh(spec: Spec, asked: Sent) -> State:
     """An idle engine."""
     n, ranks, slots = len(asked.isl), spec.ranks, spec.ranks * spec.stages
     held, cut = max(min(spec.most, n), 1), max(min(spec.most, spec.budget, n), 1) + 1
-    stages, clock, counts = np.zeros(spec.stages, STAGE), np.zeros(5), np.zeros(11, np.int64)
+    stages, clock, counts = np.zeros(spec.stages, STAGE), np.zeros(8), np.zeros(11, np.int64)
     stages["free"] = np.arange(spec.stages)
     clock[RELEASED] = -np.inf
     counts[LEFT], counts[NEXT], counts[FREE] = n, len(asked.sent_us), spec.stages

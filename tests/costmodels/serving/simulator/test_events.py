@@ -90,8 +90,13 @@ def test_conservation(policy: str, stages: int) -> None:
         assert (got.first_us[served] >= got.arrival_us[served]).all(), seed
         assert (got.finish_us[served] >= got.first_us[served]).all(), seed
         assert got.timeline[:, 4].max() <= 1 + 1e-9, seed
-        assert np.allclose(got.timeline[-1, 2:], 0, atol=1e-9), seed  # nobody is left, and neither is their cache
+        assert np.allclose(got.timeline[-1, 2:5], 0, atol=1e-9), seed  # nobody is left, and neither is their cache
         assert 0 <= got.busy_us <= got.end_us * (1 + 1e-9), seed
+        prompt_us, steps, tokens = got.timeline[-1, 5:]
+        assert 0 <= prompt_us <= got.busy_us * (1 + 1e-9), seed
+        assert steps <= got.steps, seed
+        if engine.role != "decode" and not engine.cached_share and not got.preemptions.any():
+            assert tokens == got.isl[served].sum(), seed
 
 
 def test_same_input_same_outcome() -> None:
@@ -131,7 +136,7 @@ def test_littles_law_holds() -> None:
     isl, osl = uniform_lengths(4000, 200, 60, below=0.5, seed=2)
     engine = Engine(rising_table(1), POLICIES["vllm"], 100_000, token_budget=256, max_sequences=256)
     got = simulate(engine, open_loop(isl, osl, 30.0, seed=2), sample_us=1.0)
-    time, _, running, waiting, _ = got.timeline.T
+    time, _, running, waiting = got.timeline.T[:4]
     # Counted at the starts of steps: what arrives during one is seen at its end.
     mean = np.sum((running + waiting)[:-1] * np.diff(time)) / (time[-1] - time[0])
     assert mean == pytest.approx(got.rate_rps / 1e6 * got.e2e_us.mean(), rel=0.05)

@@ -1,0 +1,128 @@
+"""Watts of a served GPU in windows of 250 ms against what was metered: part of ``python -m tests.benchmarks.power``
+(``--watts``), or alone: ``python -m tests.benchmarks.power_series``.
+
+``data/power_series_h100.csv`` are eight loads of the two vLLM servers of ``data/engine_h100.csv`` as the board's energy
+counter saw them (its head says how). ``plan simulate --timeline`` replays each load: in closed loops the requests are
+the same; at a rate the arrivals are other ones of the same process, so that there only their distribution can be
+compared. Autocorrelation is compared with that of metered series where the load repeats itself; where watts hardly
+move it is noise, and ``alike`` says so: R² of the two halves of the metered series with each other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from planner.replay.power import WINDOW_S
+from planner.replay.report import simulate
+from planner.replay.request import parse_simulation_request
+
+SERIES = Path(__file__).parent / "data" / "power_series_h100.csv"
+LAGS = 10
+"""Of the autocorrelation: two and a half seconds."""
+
+Series = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def series() -> dict[str, Any]:
+    """Energy, p99, autocorrelation and range-normalised RMSE of each load, and of all: medians."""
+    table = pd.read_csv(SERIES, comment="#")
+    loads = {str(name): scored(part) for name, part in table.groupby("load", sort=False)}
+    moving = [each for each in loads.values() if each["moves"]]
+    closed = [each for each in moving if each["same requests"]]
+    return {
+        "loads": loads,
+        "energy, %, worst": max(abs(each["energy, %"]) for each in loads.values()),
+        "p99, %, median": round(float(np.median([abs(each["p99, %"]) for each in loads.values()])), 1),
+        "autocorrelation, R², median of closed loops that move": round(
+            float(np.median([each["autocorrelation, R²"] for each in closed])), 3
+        ),
+        "and of the halves of the metered series": round(float(np.median([each["alike"] for each in closed])), 3),
+    }
+
+
+def scored(rows: pd.DataFrame) -> dict[str, Any]:
+    metered, load = rows["watts"].to_numpy(float), rows.iloc[0]
+    told = predicted(load)
+    closed = not pd.isna(load["concurrency"])
+    metered, told = _aligned(metered, told) if closed else _working(metered, told)
+    least = min(len(metered), len(told))
+    return {
+        "same requests": closed,
+        "windows": [len(metered), len(told)],
+        "energy, %": _off(told.sum(), metered.sum()),
+        "p50, %": _off(np.median(told), np.median(metered)),
+        "p99, %": _off(np.percentile(told, 99), np.percentile(metered, 99)),
+        "p99, W": [round(float(np.percentile(each, 99))) for each in (metered, told)],
+        "moves": bool(metered.std() > 0.05 * metered.mean()),
+        "autocorrelation, R²": _r2(autocorrelation(metered), autocorrelation(told)),
+        "alike": _r2(*(autocorrelation(half) for half in np.array_split(metered, 2))),
+        "normalised RMSE": None
+        if not closed
+        else round(float(np.sqrt(np.mean((metered[:least] - told[:least]) ** 2)) / np.ptp(metered)), 3),
+    }
+
+
+def predicted(load: pd.Series) -> Series:
+    workload = {"isl": int(load["isl"]), "osl": int(load["osl"])}
+    asked = (
+        {"concurrency": int(load["concurrency"])}
+        if not pd.isna(load["concurrency"])
+        else {"rate_rps": float(load["rate"])}
+    )
+    seen: list[Series] = []
+    plan = _deployment(str(load["model"]))
+    simulate(
+        parse_simulation_request({"plan": plan, "workload": {**workload, **asked}, "requests": int(load["requests"])}),
+        keep_watts=seen.append,
+    )
+    return seen[0]
+
+
+def _deployment(model: str) -> Any:
+    from api.cli.engines import document_of_shapes
+
+    limits = {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
+    shape = {"gpu": "H100", "framework": "vllm@0.20.2", "model": model}
+    return document_of_shapes("1xTP1", {**shape, **limits})
+
+
+def _aligned(metered: Series, told: Series) -> tuple[Series, Series]:
+    """Without the windows at either end in which it begins or ends, where they fit best."""
+    told = told[1:-1]
+    shifts = range(max(len(metered) - len(told), 0) + 1)
+    best = min(shifts, key=lambda at: float(((metered[at : at + len(told)] - told[: len(metered) - at]) ** 2).sum()))
+    metered = metered[best : best + len(told)]
+    return metered, told[: len(metered)]
+
+
+def _working(metered: Series, told: Series) -> tuple[Series, Series]:
+    """Between the first and the last window at work."""
+
+    def inner(of: Series) -> Series:
+        at = np.flatnonzero(of > 1.5 * of.min())
+        return of[at[0] + 1 : at[-1]]
+
+    return inner(metered), inner(told)
+
+
+def autocorrelation(of: Series) -> Series:
+    off = of - of.mean()
+    return np.array([float(off[: len(off) - lag] @ off[lag:]) for lag in range(1, LAGS + 1)]) / float(off @ off)
+
+
+def _r2(truth: Series, told: Series) -> float:
+    return round(float(1 - ((truth - told) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()), 3)
+
+
+def _off(told: float, truth: float) -> float:
+    return round(100 * (float(told) / float(truth) - 1), 1)
+
+
+if __name__ == "__main__":
+    found = series()
+    print(WINDOW_S, *found["loads"].items(), sep="\n")
+    print({name: each for name, each in found.items() if name != "loads"})
