@@ -70,7 +70,7 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
 
 def _is_chosen(tokens: float) -> bool:
     """Whether somebody chose a length rather than averaged it."""
-    return tokens % 8 == 0 or tokens % 10 == 0
+    return tokens % 8 == 0 or tokens % 10 == 0 or tokens in (1, 2)  # of prompts alone
 
 
 def _spread(ratio: str, framework: str, notes: list[str]) -> str:
