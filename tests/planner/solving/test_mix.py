@@ -219,6 +219,8 @@ def same_without_needless(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None
         with monkeypatch.context() as patched:
             patched.setattr("planner.solving.mix.solve.fewer", lambda _: None)
             every = solve_mix(asked, seconds=20)
+        if "feasible" in (found.status, every.status):  # the clock ended one of them
+            continue
         assert found.status == every.status, seed
         assert found.objective == (every.objective and pytest.approx(every.objective, rel=1e-7)), seed
         if some is not None and found.engines is not None:
