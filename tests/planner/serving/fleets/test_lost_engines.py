@@ -13,7 +13,7 @@ from planner.serving.fleets.planning import plan_fleet
 from planner.serving.fleets.request import parse_fleet_request
 
 CLASSES = [
-    {"isl_from": 50, "isl_to": 2000, "osl_from": 100, "osl_to": 300, "rate_rps": 10},
+    {"isl_from": 50, "isl_to": 2000, "osl_from": 100, "osl_to": 300, "rate_rps": 30},
     {"isl_from": 2000, "isl_to": 8000, "osl_from": 100, "osl_to": 300, "rate_rps": 10},
 ]
 SERVICE = {"name": "s", "model": "Qwen/Qwen3-8B", "slo": "ttft_p90=1.5s,tpot_p90=60ms", "load": {"classes": CLASSES}}
