@@ -24,6 +24,7 @@ from costmodels.kernels import kernel_models
 from costmodels.kernels.forest import Forest, Neighbours
 from costmodels.kernels.kernel_models import Fitted, Rows
 from costmodels.kernels.trees import Trees
+from costmodels.operations.roofline import CODES
 
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
 
@@ -81,11 +82,11 @@ def read_fitted(folder: Path, gpu: str, *, has_rows: bool) -> Fitted | None:
 
 @cache
 def _reading() -> str:
-    """The code that chooses and codes rows: rows that another code read are not used."""
+    """The code that chooses and codes rows, and the codes: rows that another code read are not used."""
     parts = (kernel_models, profiles.boxes, profiles.columns, profiles.exclusions, profiles.store)
     operations = sorted(Path(costmodels.operations.__path__[0]).glob("*.py"))
     sources = [*(Path(part.__file__) for part in parts if part.__file__), *operations]
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return hashlib.sha256(repr(CODES).encode() + b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def kept_rows(operation: str, made_from: str, load: Callable[[], Rows]) -> Rows:

@@ -80,7 +80,7 @@ def _check_there(part: str, mine: Sequence[Failure], plan: Plan) -> None:
             step.engines.get(each.group, 0)
             for step, end_s in zip(schedule, ends, strict=True)
             if step.start_s < each.at_s + each.seconds and end_s > each.at_s
-        ]
+        ] or [0]  # before the first step, or for no time
         if each.engines is not None and not 1 <= each.engines <= max(while_it_lasts[0], 1):
             raise InputError(
                 f"fail: {shown(part)}: {each.group} has {while_it_lasts[0]} engines at second {each.at_s:g}",

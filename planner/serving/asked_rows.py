@@ -162,7 +162,12 @@ def asked_row(
     if (users := work.concurrency) is not None:
         weights = record.get("precision", "")
         engine = CampaignEngine(framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0)
-        record = as_started(record, engine, notes)
+        date = record.get("date", "")
+        record = as_started(
+            {**record, "date": _day(date)} if _STAMP.fullmatch(date) or _EPOCH.fullmatch(date) else record,
+            engine,
+            notes,
+        )
     return AskedRow(
         index,
         named,

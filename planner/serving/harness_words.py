@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING
 
-from planner.contract.words import folded
+from planner.contract.words import folded, words
 from profiles.errors import InputError
 from profiles.values import number, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOTALS = {"isl": "total_input_tokens", "osl": "total_output_tokens"}
 """Length → the column that holds it times the requests that were answered."""
@@ -32,6 +36,15 @@ def lengths_told(columns: Container[str]) -> bool:
     """Whether ``columns`` say how long requests are, as totals or plainly."""
     plain = all(name in columns for name in TOTALS)
     return plain or (ANSWERED in columns and all(n in columns or total in columns for n, total in TOTALS.items()))
+
+
+def is_told(name: str, table: pd.DataFrame) -> bool:
+    """Whether columns that are called otherwise say what was sent: ``isl``, ``osl``, or how many came (``concurrency``,
+    ``rate``)."""
+    if name in ("isl", "osl"):
+        return lengths_told(table.columns)
+    same = [column for column in table.columns if words().columns.get(folded(column)) == name]
+    return name in ("concurrency", "rate") and any((table[column] != "").any() for column in same)
 
 
 def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
@@ -70,7 +83,7 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
 
 def _is_chosen(tokens: float) -> bool:
     """Whether somebody chose a length rather than averaged it."""
-    return tokens % 8 == 0 or tokens % 10 == 0
+    return tokens % 8 == 0 or tokens % 10 == 0 or tokens in (1, 2)  # of prompts alone
 
 
 def _spread(ratio: str, framework: str, notes: list[str]) -> str:

@@ -90,6 +90,8 @@ def test_one_result_of_a_load_generator_is_scored_with_options_beside(run: Runne
     assert complaint(run("predict", str(path), "--measured", *engine, "--isl", "5"))[0].startswith(
         "--isl: has no effect"
     )
+    other_load = complaint(run("predict", str(path), "--measured", *engine, "--concurrency", "2"))
+    assert other_load[0].startswith("--concurrency: has no effect")
     path.write_text(json.dumps({"schema_version": "1.0", "tpot_ms_p50": 3}))
     assert complaint(run("predict", str(path), "--measured"))[0] == "--measured: has no effect beside a document"
     image = run("predict", "--image", "a:b", "--model", "m", "--gpu", "H100", "--isl", "1", "--osl", "1")

@@ -3,9 +3,11 @@
 ``data/engine_h100.csv`` and ``data/engine_h200.csv`` hold what vLLM's own client measured of vLLM servers that this
 project started on one H100 and one H200, ``data/engine_h200_sglang.csv`` the same of SGLang (the files' heads say
 how). They are a laboratory that no constant has seen, and stay one: nothing that ships is fitted to them, and nothing
-may be. Three things were learnt from them, none of
-them a constant: that requests at a rate meet few others in the front end (``Calibration.front_us``), without which
-TTFT was 24 % off on the H200, 19 with; the way of the next request in closed loops of equal lengths
+may be. What was learnt from them are no constants: that requests at a rate meet few others in the front end
+(``Calibration.front_us``), without which TTFT was 24 % off on the H200, 19 with; that an engine of SGLang is warm where
+nobody says that it was just started, and that its front end takes longer by layers of experts (the constants are of
+others' runs), without which SGLang's TTFT was 116 % off, 34 with: its rows are not wholly unseen
+any more; the way of the next request in closed loops of equal lengths
 (:mod:`costmodels.serving.closed_loop.protocol`), without which TTFT was 31 % off on the H100; and how often a token
 waits for others' prompts (:func:`costmodels.serving.closed_loop.client.itl_percentiles`), which was not said of
 requests at a rate, and said of equal ones in a closed loop as if they came one by one. Each file is also

@@ -381,13 +381,13 @@ def read_configurations(path: Path) -> pd.DataFrame:
 def _with_columns(table: pd.DataFrame, asked: Asked, where: Path) -> pd.DataFrame:
     """Measured rows, with columns of what options say: load generators know nothing of GPUs. A column that is called
     otherwise (``backend``, which may be the client's) stands back."""
-    from planner.serving.harness_words import lengths_told
+    from planner.serving.harness_words import is_told
 
     for name, value in asked.items():
         option = option_name(Configuration, name)
         if name in table.columns:
             raise InputError(f"{option}: has no effect beside the column {name} of {where}", "leave it out")
-        if name == "workload" or (name in ("isl", "osl") and lengths_told(table.columns)):
+        if name == "workload" or is_told(name, table):
             raise InputError(f"{option}: has no effect beside {where}", "its columns say what was sent")
         table[name] = str(value)
     return table

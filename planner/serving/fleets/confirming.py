@@ -129,6 +129,30 @@ class Confirming:
 
     def settled(self, fleet: Fleet, seconds: float) -> Settled:
         """The best fleet whose engines hold. Raises what :func:`planner.serving.fleets.decision.solved` raises."""
+        strict = {
+            s: each.strict
+            for s, each in enumerate(fleet.services)
+            if each.strict is not None and (each.capacity > each.strict).any()
+        }
+        found: Settled | None = None
+        try:
+            found = self._settled(fleet, seconds)
+            if not strict or NARROWED not in found.notes:
+                return found
+        except (Infeasible, LimitReached):
+            if not strict:
+                raise
+        # What keeps the promise for every class keeps it for all together: never dearer than that.
+        try:
+            other = self._settled(with_capacity(fleet, strict), seconds)
+        except (Infeasible, LimitReached):
+            if found is None:
+                raise
+            return found
+        return other if found is None or _cost(other.found) < _cost(found.found) else found
+
+    def _settled(self, fleet: Fleet, seconds: float) -> Settled:
+        self._strict, self._raised = set(), set()  # engines of other fleets have other numbers
         factor: dict[Key, float] = {}
         notes: tuple[str, ...] = ()
         simulated: set[Key] = set()

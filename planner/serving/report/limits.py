@@ -105,12 +105,14 @@ def _prefill_budget(
         decode = transfer.decode.loaded.take(np.zeros(n, np.int64))
         moved = np.maximum(send, receive)
         both = joint(job.served, job.shape.isl, loads, decode, moved, transfer.link, pool.kv_connector)
-        ttft = np.maximum(ttft, both.ttft_percentile_us(0.9) / 1e3)
-        for bound in job.slo.bounds:
-            if bound.metric != "tpot":
-                over = percentile_ms(both, bound, job.confidence) / bound.limit_ms
-                worst = np.where(over > excess, bound.label, worst)
-                excess = np.maximum(excess, over)
+        with np.errstate(invalid="ignore"):  # of a queue that never ends, ∞ − ∞ and ∞ ÷ ∞
+            ttft = np.maximum(ttft, both.ttft_percentile_us(0.9) / 1e3)
+            for bound in job.slo.bounds:
+                if bound.metric != "tpot":
+                    over = percentile_ms(both, bound, job.confidence) / bound.limit_ms
+                    over = np.where(np.isnan(over), np.inf, over)
+                    worst = np.where(over > excess, bound.label, worst)
+                    excess = np.maximum(excess, over)
     inside = np.flatnonzero((excess <= 1) & np.isfinite(ttft))
     i = int(inside[-1]) if len(inside) else 0
     return plans.TokenBudget(

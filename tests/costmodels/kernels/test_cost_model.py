@@ -20,6 +20,7 @@ from costmodels.kernels.kept import keeping
 from costmodels.kernels.kernel_models import load_rows
 from costmodels.kernels.on_disk import CACHE_VARIABLE, cache_folder
 from costmodels.operations.registry import Families, families, reckoning_with
+from costmodels.operations.roofline import CODES
 from costmodels.origins import ROOFLINE
 from profiles.errors import DataError
 from profiles.hardware import Catalogue, Gpu, find_gpu
@@ -113,6 +114,12 @@ def test_rows_around_a_question_are_read_once(
     assert answers(store)[0] == first
     assert len(read) == 4
     assert len(list((cache / "rows").iterdir())) == 2
+
+
+def test_rows_of_other_codes_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = library._reading.__wrapped__()
+    monkeypatch.setitem(CODES, "dtype", ("new", *CODES["dtype"]))
+    assert library._reading.__wrapped__() != before
 
 
 def test_a_writer_that_fails_half_way_leaves_nothing(

@@ -12,6 +12,8 @@ from costmodels.serving.simulator.arrivals import Requests
 from costmodels.serving.simulator.outcome import LOST, Outcome
 from planner.contract.fleet import Route, ScheduledStep
 from planner.replay.schedule import Failure, ScheduledLoad, ScheduleReplay
+from planner.replay.scheduled import failures_of
+from profiles.errors import InputError
 
 FIRST_S, WHOLE_S = 1.0, 100.0
 
@@ -77,3 +79,12 @@ def test_one_lost_before_it_is_prefilled_was_never_at_an_engine_that_decodes() -
     again = [each for each in found.replays if each.group.id == "q"]
     assert len(again[0].rows) == 50  # what p had, too
     assert found.requests.finish_us.min() >= (10.0 + WHOLE_S) * 1e6
+
+
+@pytest.mark.parametrize("text", ["1*engine-0@0+0", "engine-0@0+0", "1*engine-0@5+10", "spot:H100-SXM@5+10"])
+def test_a_failure_for_no_time_or_before_the_schedule_is_refused(text: str) -> None:
+    step = SimpleNamespace(start_s=0.0 if "@0" in text else 100.0, end_s=3600.0, engines={"engine-0": 3})
+    group = SimpleNamespace(id="engine-0", pool="H100-SXM", supply="spot")
+    plan = SimpleNamespace(decision=SimpleNamespace(engines=[group], schedule=[step]))
+    with pytest.raises(InputError, match="none of these engines runs then"):
+        failures_of(text, cast(Any, plan))

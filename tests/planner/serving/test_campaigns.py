@@ -81,6 +81,15 @@ def test_a_budget_of_one_prompt(engine: CampaignEngine, date: str, tokens: str) 
     assert len(notes) == 1
 
 
+@pytest.mark.parametrize(
+    ("date", "fewest"),
+    [("20260105-101010", False), ("2026-01-05", False), ("1770076800", True), ("20260203", True), ("2026-02", True)],
+)
+def test_a_recipe_since_a_day_goes_by_the_day_however_it_is_written(date: str, *, fewest: bool) -> None:
+    tokens = asked(framework="trtllm", date=date).recipe.max_num_batched_tokens
+    assert tokens == (8192 if fewest else 1152)
+
+
 def test_recipes_name_what_there_is() -> None:
     catalogue = catalogue_with(())
     for campaign in campaigns().values():

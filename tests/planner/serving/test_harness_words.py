@@ -162,6 +162,7 @@ def test_lengths_that_are_means_of_a_data_set_differ() -> None:
         {**said, "spread": "0.8-1"},
         {**said, "osl_length_biased": "400"},
         {**said, "isl": "1024", "osl": "1000"},
+        {**said, "isl": "1024", "osl": "1"},  # prompts alone
         {"isl": "28650", "osl": "256", "mode": "closed"},
     )
     for other in others:

@@ -105,7 +105,7 @@ def test_a_row_is_predicted_for_its_release_by_name_version_or_date() -> None:
 
 
 def test_an_unknown_release_is_predicted_as_the_nearest_known_with_a_wider_interval() -> None:
-    answer = predict(rows({"version": "0.19.0"}, {"version": "0.19.0rc2"}, {"version": "nightly"}))
+    answer = predict(rows({"version": "0.19.0"}, {"version": "0.19.0.dev2"}, {"version": "nightly"}))
     assert list(answer["error"]) == ["", "", ""]
     newest = find_framework("vllm").release
     assert f"vLLM {newest.version}+nightly is not a release known here; predicted as {newest}" in answer["note"].iloc[2]
@@ -165,7 +165,7 @@ def test_a_row_that_cannot_be_predicted_says_why_and_spoils_no_other() -> None:
         "num_gpus": "4",
         "concurrency": "0",
         "isl": "inf",
-        "osl": "1.5",
+        "osl": "-3",
         "precision": "fp3",
         "ep": "2",
     }

@@ -83,7 +83,7 @@ def test_a_month_without_a_release_says_which_one_it_was_instead(asked: str) -> 
         ("20260210", "0.15.1+20260210", "0.15.1"),
         ("nightly-2026-02-10", "0.15.1+nightly.2026.2.10", "0.15.1"),
         ("１０.0", f"{NEWEST.version}+0", NEWEST.version),  # digits of another script are none
-        ("x" * 500, f"{NEWEST.version}+{'x' * 40}", NEWEST.version),
+        ("x" * 150, f"{NEWEST.version}+{'x' * 40}", NEWEST.version),
     ],
 )
 def test_a_build_is_the_release_its_name_tells_of_else_the_newest_and_less_sure(

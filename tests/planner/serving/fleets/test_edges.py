@@ -66,15 +66,15 @@ def test_engines_of_one_role_are_left_alone() -> None:
 
 
 @cache
-def planned(promise: str, long_rps: float = 0.05) -> Plan:
+def planned(promise: str, long_rps: float = 0.05, short_rps: float = 5, cluster: str = "8xH100") -> Plan:
     load = {
         "classes": [
-            {"isl_from": 100, "isl_to": 2000, "osl": 100, "rate_rps": 5},
+            {"isl_from": 100, "isl_to": 2000, "osl": 100, "rate_rps": short_rps},
             {"isl": 30_000, "osl": 100, "rate_rps": long_rps},
         ]
     }
     service = {"name": "chat", "model": "Qwen/Qwen3-8B", "slo": "ttft=1s,tpot=50ms", "load": load, "promise": promise}
-    return plan_fleet(parse_fleet_request({"cluster": "8xH100", "services": [service]}))
+    return plan_fleet(parse_fleet_request({"cluster": cluster, "services": [service]}))
 
 
 def test_one_request_in_a_hundred_does_not_make_a_fleet_twice_as_dear() -> None:
@@ -83,6 +83,13 @@ def test_one_request_in_a_hundred_does_not_make_a_fleet_twice_as_dear() -> None:
     assert whole.prediction.services[0].holds
     assert any("by themselves" in note for note in whole.provenance.notes)
     assert not any("by themselves" in note for note in each.provenance.notes)
+
+
+def test_a_promise_over_all_requests_is_never_dearer_than_one_for_each_class() -> None:
+    whole, each = (planned(promise, 1.6, 40, "12xH100") for promise in ("all", "class"))
+    assert whole.decision.usd_per_hour is not None
+    assert each.decision.usd_per_hour is not None
+    assert whole.decision.usd_per_hour <= each.decision.usd_per_hour * 1.01
 
 
 def test_where_no_engine_serves_more_of_them_than_that_they_are_refused() -> None:
