@@ -81,6 +81,9 @@ def _understood(model: str) -> Architecture | None:
             continue
         relative = _bundled(*found)
         note = f"its config.json is not shipped; read as that of {relative.name}"
+        if reading.precision is None and reading.context is None and "/" not in model:
+            # Nobody can start a name without its organisation: the relative's is what the launch command says.
+            return dataclasses.replace(relative, notes=(*relative.notes, f"what {model} is taken to be"))
         if reading.context is not None:
             relative = dataclasses.replace(relative, max_context_tokens=reading.context)
         if reading.precision is None:

@@ -155,12 +155,12 @@ def calibrate(
     enough = np.array([counts[name] >= FEWEST for name in runs.framework], dtype=bool)
     for name, count in counts.items():
         if count < FEWEST:
-            reasons[f"{name}: {count} {'run is' if count == 1 else 'runs are'} too few ({FEWEST})"] += count
+            reasons[f"{name}: {count} {'run is' if count == 1 else 'runs are'} too few, {FEWEST} are needed"] += count
     use = told & single & enough
     left = tuple((reason, count) for reason, count in reasons.most_common() if count)
     if not use.any():
         raise InputError(
-            f"runs: of no framework {FEWEST} can be used",
+            f"runs: no framework has {FEWEST} that can be used",
             f"give more runs ({_first(reasons)})" if reasons else "give more runs",
         )
     runs = runs.take(np.flatnonzero(use))

@@ -219,7 +219,7 @@ class TestOtherPlans:
 
     def test_no_alternative(self) -> None:
         text = text_of(example_plan(alternatives=Alternatives(ranked=(), pareto=())), explain=True)
-        assert "No other layout meets the SLO." in text
+        assert "No other layout of these GPUs meets the SLO." in text
 
     def test_time_limit_is_not_called_optimal(self) -> None:
         proof = example_plan().proof.model_copy(update={"status": "time_limit", "bound": 12.0, "gap": 0.2})

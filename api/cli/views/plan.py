@@ -196,7 +196,8 @@ def _alternatives(plan: Plan, console: Console) -> None:
     apart = plan.prediction.kv_transfer is not None
     heading(console, "Best layouts of aggregated engines" if apart else "Next best layouts")
     if not shown:
-        none = "No other layout meets the SLO." if plan.request.slo.bounds else "There is no other layout."
+        does = "carries this load within the SLO" if plan.request.objective != "throughput" else "meets the SLO"
+        none = f"No other layout of these GPUs {does}." if plan.request.slo.bounds else "There is no other layout."
         indented(console, Text(none))
         return
     ttft, tpot = (f"{metric} p{percentile_of(plan, metric):g}" for metric in ("TTFT", "TPOT"))

@@ -76,6 +76,8 @@ def _table(out: Console, of: list[Score], cut: str) -> None:
             "–" if score.coverage_pct is None else f"{score.coverage_pct:.0f} %",
             "–" if score.against_one_width is None else f"{score.against_one_width:.2f}",
         )
-    indented(out, rows)
+    if few < len(ordered):
+        indented(out, rows)
     if few:
-        indented(out, Text(f"{few} with fewer than {FEWEST} rows are left out (--json has them)", style="dim"))
+        lines = f"{few} {'line' if few == 1 else 'lines'}"
+        indented(out, Text(f"{lines} of fewer than {FEWEST} rows left out (--json has them)", style="dim"))

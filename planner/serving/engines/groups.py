@@ -29,6 +29,7 @@ class Group:
         engines: how many. ``share``: of the requests of its role.
         load_rps: of one engine. ``engine``: it under that load.
         capacity_rps: what one carries within the SLO.
+        started_with: limits, where it is to serve other requests than its own too; None: its candidate's.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Group:
     load_rps: float
     engine: LoadedEngine
     capacity_rps: Estimates
+    started_with: Limits | None = None
 
     @property
     def role(self) -> Role:
@@ -64,6 +66,8 @@ class Group:
     @property
     def limits(self) -> Limits:
         """What the engine is started with."""
+        if self.started_with is not None:
+            return self.started_with
         served = self.job.served
         tokens, sequences = self.candidate.batch_limits
         work = self.job.workload

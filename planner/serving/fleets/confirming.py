@@ -9,14 +9,16 @@ that kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
 from planner.contract.progress import Step
+from planner.contract.workload.classes import LengthClass
 from planner.serving.confirmation.trial import SETTLES, Trial
 from planner.serving.engines.aggregated import AggregatedCandidate
 from planner.serving.engines.groups import Group, Pair, pairs_of
@@ -328,7 +330,9 @@ class Confirming:
         if not rates.any():  # it stands by for a loss, and may then be sent whatever it carries
             rates = np.where(service.capacity[:, v.engine] > 0, service.rates[t], 0.0)
         count = int(engines[t][variant])
-        request, candidate = self._under(fleet, v.service, engine, rates)
+        # After a loss it is sent what the others no longer carry: it admits all that it may be sent then.
+        also = (service.capacity[:, v.engine] > 0) | (rates > 0) if found.question.survive.any else None
+        request, candidate = self._under(fleet, v.service, engine, rates, also)
         if candidate is None:
             return None
         load = float(rates.sum()) / count
@@ -340,14 +344,14 @@ class Confirming:
         return Loaded(variant, t, request, group, used)
 
     def _under(
-        self, fleet: Fleet, number: int, engine: ModelEngine, rates: Floats
+        self, fleet: Fleet, number: int, engine: ModelEngine, rates: Floats, also: NDArray[np.bool_] | None = None
     ) -> tuple[PlanRequest, EngineCandidate | None]:
-        """An engine under a mixture, admitting all that its classes may hold; where its memory does not hold that, all
-        that the mixture's own requests are."""
+        """An engine under a mixture, admitting all that its classes may hold, and those that it may get ``also``
+        (classes,); where its memory does not hold that, its own, or all that the mixture's own requests are."""
         service = fleet.services[number]
-        present = [each for each, rate in zip(service.classes, rates, strict=True) if rate > 0]
         context = self._models[number].max_context_tokens
-        for longest in (longest_of(present, context), None):
+        lengths: list[int | None] = [] if also is None else [longest_of(_those(service.classes, also), context)]
+        for longest in (*lengths, longest_of(_those(service.classes, rates > 0), context), None):
             work = workload_of(
                 service.classes, rates, speculation=service.asked.speculation, name="mixture", max_len=longest
             )
@@ -386,6 +390,10 @@ class Confirming:
             check = None if trial is None else trial.check()
             out[variant] = replace(each, check=None if trial is None or check is None else trial.with_ends(check))
         return out
+
+
+def _those(classes: Sequence[LengthClass], which: NDArray[np.bool_]) -> list[LengthClass]:
+    return [classes[i] for i in np.flatnonzero(which).tolist()]
 
 
 def candidate_of(job: Job, engine: ModelEngine) -> EngineCandidate | None:

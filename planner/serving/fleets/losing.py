@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 
+from planner.contract.engine import Limits
 from planner.serving.fleets.confirming import Confirming, Loaded, joined
 from planner.serving.fleets.decision import Answered
 from planner.solving.mix.carrying import ENOUGH, Carrying
@@ -16,6 +17,9 @@ from planner.solving.solvers import Floats
 
 MOST_LOSSES = 500
 """That the worst is looked for among."""
+
+MOST_MIXTURES = 16
+"""Losses for whose requests engines are started: those that leave least."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +32,92 @@ class AfterLoss:
     engines: Mapping[int, Loaded]
 
 
-def after_worst_loss(found: Answered, confirming: Confirming) -> AfterLoss | None:
-    """The worst loss at the busiest step: that which leaves least. None: nothing is to be survived."""
+def after_worst_loss(
+    found: Answered, confirming: Confirming, started_with: Mapping[int, Limits] | None = None
+) -> AfterLoss | None:
+    """The worst loss at the busiest step: that which leaves least; engines as they are ``started_with``, by variant.
+    None: nothing is to be survived."""
+    worst = next(iter(_by_what_they_leave(found)), None)
+    if worst is None or worst[0] <= 0:
+        return None
+    _, loss, shares = worst
+    after, loaded = _after(found, confirming, loss, shares)
+    engines = found.answer.engines
+    assert engines is not None
+    loaded = started(after, loaded, started_with or {})
+    return AfterLoss(_words(found, loss, engines[_busiest(found)]), after, confirming.with_checks(loaded))
+
+
+def limits_for_losses(found: Answered, confirming: Confirming, engines: Mapping[int, Loaded]) -> dict[int, Limits]:
+    """What the kinds that run, by variant, are started with so that they serve what losses send them as well as what
+    they have without: the plan says that the promise holds then, of engines that are not started anew for it."""
+    limits = {variant: each.group.limits for variant, each in engines.items()}
+    for theta, loss, shares in islice(_by_what_they_leave(found), MOST_MIXTURES):
+        if theta > 0:
+            for variant, each in _after(found, confirming, loss, shares)[1].items():
+                if variant in limits:
+                    limits[variant] = _either(limits[variant], each.group.limits)
+    return limits
+
+
+def started(
+    found: Answered,
+    engines: Mapping[int, Loaded],
+    limits: Mapping[int, Limits],
+    beside: Mapping[int, Loaded] | None = None,
+) -> dict[int, Loaded]:
+    """``engines`` with ``limits``, by variant; ``beside``: others that run, as :func:`joined` has them."""
+    groups = {v: replace(each.group, started_with=limits.get(v)) for v, each in engines.items()}
+    return joined(found, {v: replace(each, group=groups[v]) for v, each in engines.items()}, beside)
+
+
+def _either(one: Limits, other: Limits) -> Limits:
+    sizes = ("max_sequences", "max_tokens_per_step", "max_model_len")
+    return one.model_copy(update={name: max(getattr(one, name), getattr(other, name)) for name in sizes})
+
+
+def _busiest(found: Answered) -> int:
+    return int(np.argmax([sum(step.rate_rps for step in shared.steps) for shared in found.fleet.steps]))
+
+
+def _by_what_they_leave(found: Answered) -> list[tuple[float, Loss, Floats]]:
+    """(how many times the load is carried, loss, shares (groups, n) then) of the losses at the busiest step that are
+    to be survived, those first that leave least."""
     question, engines = found.question, found.answer.engines
     assert engines is not None
     if not question.survive.any:
-        return None
-    t = int(np.argmax([sum(step.rate_rps for step in shared.steps) for shared in found.fleet.steps]))
-    programme = Carrying(question.work[t])
-    worst: tuple[float, Floats, Floats, Loss] | None = None
+        return []
+    t = _busiest(found)
+    programme, out = Carrying(question.work[t]), []
     for loss in islice(losses(question, engines[t]), MOST_LOSSES):
-        left = remaining(engines[t], loss)
-        theta, shares, _ = programme.solve(left)
-        if loss and (worst is None or theta < worst[0]):
-            worst = (theta, left, shares, loss)
-    if worst is None or worst[0] <= 0:
+        if loss:
+            theta, shares, _ = programme.solve(remaining(engines[t], loss))
+            kept = _kept(found, t, loss)
+            out.append((theta, loss, shares if kept is None else kept))
+    return sorted(out, key=lambda each: each[0])
+
+
+def _kept(found: Answered, t: int, loss: Loss) -> Floats | None:
+    """The shares of step ``t`` that what a loss leaves of each kind has, taking its part of those that were; None: some
+    would get more than it carries."""
+    engines, work, shares = found.answer.engines, found.question.work[t], found.answer.shares[t]
+    assert engines is not None
+    left = remaining(engines[t], loss)
+    taken = shares * (left / np.maximum(engines[t], 1))[None, :]
+    total = taken.sum(axis=1)
+    if not (total > 0).all():
         return None
-    _, left, shares, loss = worst
+    kept = taken / total[:, None]
+    busy = np.where(np.isfinite(work), work, 0.0) * found.question.survive.share
+    return np.asarray(kept) if ((busy * kept).sum(axis=0) <= left * (1 + ENOUGH)).all() else None
+
+
+def _after(found: Answered, confirming: Confirming, loss: Loss, shares: Floats) -> tuple[Answered, dict[int, Loaded]]:
+    """(what a loss at the busiest step leaves, its kinds by variant under what they get then)."""
+    question, engines, t = found.question, found.answer.engines, _busiest(found)
+    assert engines is not None
     counts, of_steps = engines.copy(), list(found.answer.shares)
-    counts[t], of_steps[t] = left.astype(np.int64), shares
+    counts[t], of_steps[t] = remaining(engines[t], loss).astype(np.int64), shares
     services = tuple(
         replace(
             each, rates=tuple(rate * (question.survive.share if i == t else 1) for i, rate in enumerate(each.rates))
@@ -65,7 +136,7 @@ def after_worst_loss(found: Answered, confirming: Confirming) -> AfterLoss | Non
         each = confirming.loaded(after, variant, t, used) if used > 0 else None
         if each is not None:
             loaded[variant] = each
-    return AfterLoss(_words(found, loss, engines[t]), after, confirming.with_checks(joined(after, loaded)))
+    return after, joined(after, loaded)
 
 
 def rerouted(found: Answered, t: int) -> Iterator[tuple[dict[int, int], Floats]]:
@@ -75,18 +146,11 @@ def rerouted(found: Answered, t: int) -> Iterator[tuple[dict[int, int], Floats]]
     assert engines is not None
     if not question.survive.any:
         return
-    counts, work, shares = engines[t], question.work[t], found.answer.shares[t]
-    busy = np.where(np.isfinite(work), work, 0.0) * question.survive.share
-    programme = Carrying(work)
+    counts, programme = engines[t], Carrying(question.work[t])
     for loss in islice(losses(question, counts), MOST_LOSSES):
-        left = remaining(counts, loss)
-        taken = shares * (left / np.maximum(counts, 1))[None, :]
-        total = taken.sum(axis=1)
-        if (total > 0).all():
-            kept = taken / total[:, None]
-            if ((busy * kept).sum(axis=0) <= left * (1 + ENOUGH)).all():
-                continue
-        theta, after, _ = programme.solve(left)
+        if _kept(found, t, loss) is not None:
+            continue
+        theta, after, _ = programme.solve(remaining(counts, loss))
         if theta > 0:
             yield {v: min(count, int(counts[v])) for v, count in loss if counts[v]}, after
 

@@ -217,7 +217,7 @@ def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
         if not checks[group.id].keeps_up("high"):
             notes.append(
                 f"{SLOW_END}, {group.id} does not keep up with its load: the upper "
-                f"ends of its TTFT and E2E are what {LONG:,} requests would see, and grow with more"
+                f"ends of its TTFT and E2E are what {LONG:,} requests to all engines would see, and grow with more"
             )
         formula = checks[group.id].formula_rps
         if formula is not None:

@@ -20,7 +20,6 @@ from profiles.errors import UnknownName
         ("Qwen/Qwen2.5-72B-Instruct-AWQ", "Qwen/Qwen2.5-72B-Instruct", "int4"),
         ("RedHatAI/Qwen3-8B-quantized.w8a8", "Qwen/Qwen3-8B", "int8"),
         ("amd/DeepSeek-R1-0528-MXFP4-Preview", "deepseek-ai/DeepSeek-R1-0528", "mxfp4"),
-        ("Qwen3 14B", "Qwen/Qwen3-14B", "bf16"),
         ("amd/Llama-3.1-70B-Instruct-FP8-KV", "meta-llama/Llama-3.1-70B-Instruct", "fp8"),
         ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "meta-llama/Llama-3.3-70B-Instruct", "bf16"),
         ("RedHatAI/DeepSeek-R1-Distill-Llama-70B-FP8-dynamic", "meta-llama/Llama-3.3-70B-Instruct", "fp8"),
@@ -34,6 +33,16 @@ def test_a_relative_of_a_shipped_model_is_read_as_that_and_said(name: str, relat
     assert found.layer_groups == find_architecture(relative).layer_groups
     assert f"read as that of {relative}" in found.notes[-1]
     assert (precision in found.notes[-1]) == (precision != "bf16")
+
+
+@pytest.mark.parametrize(
+    ("name", "relative"),
+    [("Qwen3 14B", "Qwen/Qwen3-14B"), ("Llama-3.3-70B", "meta-llama/Llama-3.3-70B-Instruct")],
+)
+def test_a_name_without_its_organisation_becomes_one_that_engines_can_load(name: str, relative: str) -> None:
+    found = find_architecture(name)
+    assert found.name == relative
+    assert found.notes[-1] == f"what {name} is taken to be"
 
 
 def test_a_relative_may_have_a_longer_context_and_another_quantization() -> None:

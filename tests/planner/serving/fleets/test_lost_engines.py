@@ -1,0 +1,76 @@
+"""What engines are started with where losses send them requests that they do not get otherwise."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from planner.replay.report import simulate
+from planner.replay.request import parse_simulation_request
+from planner.serving.document.plan import Plan
+from planner.serving.fleets.planning import plan_fleet
+from planner.serving.fleets.request import parse_fleet_request
+
+CLASSES = [
+    {"isl_from": 50, "isl_to": 2000, "osl_from": 100, "osl_to": 300, "rate_rps": 30},
+    {"isl_from": 2000, "isl_to": 8000, "osl_from": 100, "osl_to": 300, "rate_rps": 10},
+]
+SERVICE = {"name": "s", "model": "Qwen/Qwen3-8B", "slo": "ttft_p90=1.5s,tpot_p90=60ms", "load": {"classes": CLASSES}}
+POOLS = [{"gpu": "H100", "gpus": 3}, {"gpu": "L40S", "gpus": 9}]
+
+
+@cache
+def planned(survive: int) -> Plan:
+    asked = {"cluster": {"name": "c", "pools": POOLS}, "services": [SERVICE], "disaggregation": "never"}
+    return plan_fleet(parse_fleet_request({**asked, **({"survive": {"engines": survive}} if survive else {})}))
+
+
+def test_engines_admit_what_losses_send_them() -> None:
+    """They admitted what they get without a loss alone, and refused the others' requests for ever after it."""
+    plan = planned(1)
+    (step,) = plan.decision.schedule
+    longest = {group.id: group.limits.max_model_len for group in plan.decision.engines}
+    sent = {
+        name: max(route.isl_to for route in routes if name in route.weights)
+        for routes in [[*step.routing, *(route for each in step.after_losses for route in each.routing)]]
+        for name in {name for route in routes for name in route.weights}
+    }
+    usually = {name: max(route.isl_to for route in step.routing if name in route.weights) for name in sent}
+    assert usually != sent  # a loss sends some of them longer prompts
+    assert all(longest[name] >= isl + 299 - 1 for name, isl in sent.items())
+    for name in step.engines:
+        report = simulate(parse_simulation_request({"plan": plan, "requests": 2000, "fail": f"1*{name}@20"}))
+        assert report.refused == ()
+
+
+def test_engines_hold_as_many_sequences_as_losses_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state after a loss was judged with engines of other limits than those that run."""
+    from planner.serving.fleets import planning
+    from planner.serving.fleets.losing import AfterLoss, after_worst_loss
+
+    seen: list[AfterLoss] = []
+
+    def kept(*args: object) -> AfterLoss | None:
+        found = after_worst_loss(*args)  # type: ignore[arg-type]
+        if found is not None:
+            seen.append(found)
+        return found
+
+    monkeypatch.setattr(planning, "after_worst_loss", kept)
+    planned.cache_clear()
+    runs = {(group.gpu, group.layout.label): group.limits for group in planned(1).decision.engines}
+    (after,) = seen
+    for each in after.engines.values():
+        group = each.group
+        assert group.limits == runs[group.job.served.gpu.name, group.layout.label]
+        own = group.candidate.batch_limits
+        assert group.limits.max_sequences >= own[1]
+
+
+def test_without_losses_engines_admit_what_they_get() -> None:
+    (step,) = planned(0).decision.schedule
+    groups = {group.id: group.limits.max_model_len for group in planned(0).decision.engines}
+    for name, admitted in groups.items():
+        isl = max(route.isl_to for route in step.routing if name in route.weights)
+        assert isl + 299 - 1 <= admitted < isl + 299 + 256
