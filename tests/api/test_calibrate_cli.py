@@ -96,10 +96,10 @@ def test_what_cannot_calibrate_is_refused(run: Runner, tmp_path: Path) -> None:
     few = tmp_path / "few.csv"
     header = ",".join([*CONFIGURATION, "isl", "concurrency", "tpot_ms_mean"])
     few.write_text(f"{header}\n{','.join(CONFIGURATION.values())},500,4,10\n")
-    message, hint = complaint(run("calibrate", str(few), "-o", str(tmp_path / "a")))
+    message, hint = complaint(run("calibrate", str(few), "-o", str(tmp_path / "a"), "--quiet"))
     assert message == "runs: no framework has 8 that can be used"
     assert "vllm: 1 run is too few, 8 are needed" in hint
     assert not (tmp_path / "a").exists()
     few.write_text(f"{header}\n")
-    assert complaint(run("calibrate", str(few), "-o", str(tmp_path / "a")))[0] == "runs: 'few.csv': no rows"
+    assert complaint(run("calibrate", str(few), "-o", str(tmp_path / "a"), "--quiet"))[0] == "runs: 'few.csv': no rows"
     assert not (tmp_path / "a").exists()
