@@ -78,7 +78,7 @@ ADDED = (
 
 FALLS_BEHIND = (
     "falls behind with steps at the slow end of the prediction: the high ends of TTFT and E2E are what "
-    f"{LONG:,} requests would see, and grow with more"
+    f"{LONG:,} requests to one engine would see, and grow with more"
 )
 
 PREDICTED_PREFIX, PREDICTED_SUFFIX = "predicted_", "_predicted"
