@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ Bools = NDArray[np.bool_]
 
 COVERAGE = 0.80
 """Share of true values that lie between ``low`` and ``high``."""
+
+SIGMAS = NormalDist().inv_cdf((1 + COVERAGE) / 2)
+"""Half-width of the :data:`COVERAGE` interval in standard deviations."""
 
 NEGLIGIBLE = 0.05
 """A sum is *inside* the measured range when parts outside make up at most this share of it."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.estimates import COVERAGE, Estimates, Floats
+from costmodels.estimates import SIGMAS, Estimates, Floats
 from costmodels.kernels.error_process import ErrorProcess, Points, Priors, points
 from costmodels.kernels.kernel_models import (
     EXTRAPOLATION,
@@ -26,9 +25,6 @@ from costmodels.kernels.overlay import NOISE_FLOOR, Overlay, own_rows
 from costmodels.operations.roofline import Columns
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from profiles.measurements import DTYPES
-
-SIGMAS = NormalDist().inv_cdf((1 + COVERAGE) / 2)
-"""Half-width of the :data:`COVERAGE` interval in standard deviations."""
 
 
 class ErrorSpace:

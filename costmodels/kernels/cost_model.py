@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodels.estimates import COVERAGE, Estimates
-from costmodels.kernels.corrected_model import SIGMAS, CorrectedModel, ErrorSpace
+from costmodels.estimates import COVERAGE, SIGMAS, Estimates
+from costmodels.kernels.corrected_model import CorrectedModel, ErrorSpace
 from costmodels.kernels.error_process import Priors, fitted_on, priors
 from costmodels.kernels.forest import SETTINGS
 from costmodels.kernels.kept import kept

@@ -24,8 +24,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import pandas as pd
 
-from costmodels.estimates import Floats, Ints
-from costmodels.kernels.corrected_model import SIGMAS
+from costmodels.estimates import SIGMAS, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.error_process import ErrorProcess, Points
 from costmodels.kernels.kernel_models import coded

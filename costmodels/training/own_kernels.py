@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import SIGMAS, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.error_process import ErrorProcess, Points, Prior, Priors
 from costmodels.operations.roofline import code
@@ -232,7 +231,7 @@ def error_process(rows: Points, residual: Floats) -> ErrorProcess:
 def untaught(rows: Points) -> Floats:
     """Half-width (log) of the 80 % interval of laws alone, shape [n]."""
     prior = _prior(rows)
-    return np.sqrt(prior.variance(rows) + prior.scatter(rows)) * NormalDist().inv_cdf(0.9)
+    return np.sqrt(prior.variance(rows) + prior.scatter(rows)) * SIGMAS
 
 
 def _prior(rows: Points) -> Prior:

@@ -11,14 +11,13 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
-from costmodels.estimates import Floats
+from costmodels.estimates import SIGMAS, Floats
 from costmodels.training.calibration import TrainingCalibration, TrainingConstants, TrainingSpread, doubt
 from planner.calibrate.worse import worse
 from planner.training.configuration import HardwareNames, TrainingConfiguration
@@ -33,9 +32,6 @@ from profiles.store import ProfileStore
 
 FEWEST = 3
 """Runs from which constants are learned."""
-
-WIDTH = NormalDist().inv_cdf(0.9)
-"""Half-width of an 80 % interval, in standard deviations."""
 
 _OUTLIER = 1.5  # standard deviations beyond which an error counts linearly
 _STEP = 0.02  # of a logarithm, for derivatives
@@ -118,7 +114,7 @@ def calibrate_training(
     runs, left = _usable(table, machines, measured)
     start = machines.calibration
     names, before, sigma = _unknowns(start, runs)
-    noise = np.array([getattr(start.spread, each) for each in _classes(runs)]) / WIDTH
+    noise = np.array([getattr(start.spread, each) for each in _classes(runs)]) / SIGMAS
 
     def equations(point: Floats) -> Floats:
         return np.concatenate((residuals(point), (point - before) / sigma))
@@ -245,7 +241,7 @@ def _unknowns(start: TrainingCalibration, runs: _Runs) -> tuple[tuple[str, ...],
     names = (*constants, *loads)
     at = [getattr(start.constants, name) for name in constants] + [load.factor for load in loads.values()]
     off = [getattr(doubt(), name) for name in constants]
-    off += [max(float(np.log(load.high / load.low)) / 2 / WIDTH, 0.03) for load in loads.values()]
+    off += [max(float(np.log(load.high / load.low)) / 2 / SIGMAS, 0.03) for load in loads.values()]
     return names, np.log(at), np.array(off)
 
 
@@ -264,7 +260,7 @@ def _under(
     start: TrainingCalibration, names: Sequence[str], point: Floats, sure: Floats | None = None
 ) -> TrainingCalibration:
     """``start`` with the unknowns at ``point``; ``sure``: the standard deviation of each."""
-    width = np.zeros(len(names)) if sure is None else WIDTH * sure
+    width = np.zeros(len(names)) if sure is None else SIGMAS * sure
     constants, loads = {}, dict(start.lasting_load)
     for name, value, half in zip(names, point.tolist(), width.tolist(), strict=True):
         if name in TrainingConstants.model_fields:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 
 import numpy as np
 
-from costmodels.estimates import Estimates
+from costmodels.estimates import SIGMAS, Estimates
 from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.capacity import capacity_rps, meets, requests_needed
 from costmodels.serving.simulator.events import Limit
@@ -200,5 +200,5 @@ def falls_behind(fleet: FleetOutcome) -> bool:
 
 def log_spread(interval: Interval) -> float:
     """Standard deviation of the logarithm, of a quantity with an 80 % interval."""
-    z = 2 * NormalDist().inv_cdf(0.9)
+    z = 2 * SIGMAS
     return math.log(max(interval.high, 1e-12) / max(interval.low, 1e-12)) / z if interval.low > 0 else math.inf

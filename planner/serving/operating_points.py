@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.arrays import concatenate_rows
-from costmodels.estimates import COVERAGE, Estimates, Floats, Ints
+from costmodels.estimates import SIGMAS, Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
@@ -214,7 +214,7 @@ def percentile_ms(steady: Served, bound: Bound, confidence: float = 0.5) -> Floa
 def at_confidence(quantile_us: Floats, mean: Estimates, confidence: float) -> Floats:
     """``quantile_us`` in ms, moved to where the truth is with probability ``confidence`` at most, [n]: lognormal, with
     the relative interval of its ``mean``."""
-    z = NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(0.5 + COVERAGE / 2)
+    z = NormalDist().inv_cdf(confidence) / SIGMAS
     end = mean.high if z > 0 else mean.value
     side = end / np.maximum(mean.value if z > 0 else mean.low, 1e-9)
     moved: Floats = quantile_us / 1e3 * side**z
@@ -225,7 +225,7 @@ def rate_at_confidence(rate: Estimates, confidence: float) -> Floats:
     """Requests per second that a rate is at least with probability ``confidence``, [n]. Steps that are all slower by a
     factor are in balance at a rate lower by it, with latencies longer by it: an engine of uncertain steps keeps a
     promise on latency only at the rate that goes with it."""
-    z = NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(0.5 + COVERAGE / 2)
+    z = NormalDist().inv_cdf(confidence) / SIGMAS
     side = rate.low if z > 0 else rate.high
     return np.asarray(rate.value * (side / np.maximum(rate.value, 1e-300)) ** abs(z))
 

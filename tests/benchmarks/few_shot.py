@@ -26,7 +26,7 @@ from scipy.linalg import cho_solve, cholesky
 from scipy.optimize import minimize
 from scipy.special import digamma, gammaln
 
-from costmodels.kernels.corrected_model import SIGMAS
+from costmodels.estimates import SIGMAS
 from costmodels.kernels.cost_model import MODEL_VERSION
 from costmodels.kernels.error_process import SIZES, Points, Prior, coordinates, distance, matern, points
 from costmodels.kernels.features import base_us

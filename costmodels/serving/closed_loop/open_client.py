@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import get_args
 
 import numpy as np
 
-from costmodels.estimates import Estimates, Floats, Ints
+from costmodels.estimates import SIGMAS, Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.power.board import Activity, mean_watts
@@ -48,9 +47,6 @@ SETTLED = 0.4  # share of the requests after which the engine counts as filled u
 
 TOLD = (0.5, 0.99)
 """Percentiles that are told."""
-
-Z_80 = NormalDist().inv_cdf(0.9)
-"""Standard deviations on either side of the mean that hold 80 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +214,7 @@ def counted(load: OpenLoad, e2e_us: float) -> Estimates:
     """Output tokens/s ([1]) that a client reports of ``load.requests``: over its time from the first request to the
     last answer. Gaps at random, n of them, sum to n ÷ rate · (1 ± 1/√n)."""
     assert load.requests is not None
-    sending = load.requests / load.rate_rps * (1 + Z_80 / math.sqrt(load.requests) * np.array([0.0, 1.0, -1.0]))
+    sending = load.requests / load.rate_rps * (1 + SIGMAS / math.sqrt(load.requests) * np.array([0.0, 1.0, -1.0]))
     value, low, high = (load.requests * load.shape.osl / (sending + e2e_us / 1e6))[:, None]
     return replace(Estimates.exact(value), low=low, high=high)
 

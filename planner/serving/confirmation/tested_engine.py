@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from statistics import NormalDist
 
-from costmodels.estimates import COVERAGE, Ints
+from costmodels.estimates import SIGMAS, Ints
 from costmodels.serving.simulator.capacity import saturated_rps
 from costmodels.serving.simulator.events import Engine
 from costmodels.serving.simulator.step_table import End
@@ -52,7 +52,7 @@ class TestedEngine:
         if confidence == 0.5:
             return self._engines["value"]
         end: End = "high" if confidence > 0.5 else "low"
-        beyond = abs(NormalDist().inv_cdf(confidence)) / NormalDist().inv_cdf(0.5 + COVERAGE / 2) - 1
+        beyond = abs(NormalDist().inv_cdf(confidence)) / SIGMAS - 1
         engine, factor = self._engines[end], float(getattr(origin, end)[0] / origin.value[0]) ** beyond
         front_us = engine.overheads.request_us * self._group.job.served.calibration.front_ends[end] ** beyond
         return replace(engine, overheads=replace(engine.overheads, step_factor=factor, request_us=front_us))

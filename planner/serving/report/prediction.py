@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.estimates import COVERAGE, Estimates
+from costmodels.estimates import SIGMAS, Estimates
 from costmodels.origins import HOW
 from costmodels.serving.simulator.step_table import End
 from costmodels.serving.steady.kv_transfer import (
@@ -275,8 +275,7 @@ def slo_check(bound: Bound, pairs: list[Pair], checks: Checks) -> SloCheck:
 def confidence(predicted: Interval, limit: float) -> float:
     """Probability that the true value is at most ``limit``, taking the prediction as lognormal with its 80 %
     interval."""
-    z = NormalDist().inv_cdf(0.5 + COVERAGE / 2)
-    above = math.log(max(predicted.high / predicted.value, 1 + 1e-9)) / z
-    below = math.log(max(predicted.value / max(predicted.low, 1e-12), 1 + 1e-9)) / z
+    above = math.log(max(predicted.high / predicted.value, 1 + 1e-9)) / SIGMAS
+    below = math.log(max(predicted.value / max(predicted.low, 1e-12), 1 + 1e-9)) / SIGMAS
     distance = math.log(limit / predicted.value)
     return NormalDist().cdf(distance / (above if distance > 0 else below))
