@@ -7,7 +7,6 @@ user; the rest is asked for by name.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from profiles.files import Source, is_file
 from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, LastingLoad, Node, fabrics, find_fabric, gpus
 from profiles.pcie import pcie_fact
 from profiles.values import named
+from profiles.whole_files import write_whole
 from profiles.yaml_markup import read_yaml
 
 FILE = "gpus.yaml"
@@ -163,12 +163,9 @@ def keep(folder: Path, names: Iterable[str], catalogue: Catalogue) -> None:
     old = _read(file) if is_file(file) else {}
     if all(old.get(name) == document for name, document in wanted.items()):
         return
-    temporary = file.with_suffix(".tmp")
     try:
-        temporary.write_text(yaml.safe_dump({**old, **wanted}, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        os.replace(temporary, file)
+        write_whole(file, yaml.safe_dump({**old, **wanted}, sort_keys=False, allow_unicode=True))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(
             f"{file}: cannot be written ({error.strerror})", "make room, or choose another folder"
         ) from error

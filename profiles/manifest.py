@@ -1,15 +1,15 @@
-"""What a store says of itself: the manifest beside its rows, and how files get in place."""
+"""What a store says of itself: the manifest beside its rows."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from profiles.measurements import FORMAT_VERSION
+from profiles.whole_files import write_whole
 
 MANIFEST = "manifest.json"
 
@@ -42,13 +42,8 @@ def hash_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def flush(file: Path) -> None:
-    """Onto the disk before it is renamed: after a power cut, the new name never stands for an empty file."""
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Puts ``manifest`` in place of the one of the store ``folder``. Raises OSError."""
     document: dict[str, object] = {
         "format_version": FORMAT_VERSION,
         "name": manifest.name,
@@ -58,7 +53,4 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     }
     if manifest.pending:
         document["pending"] = dict(manifest.pending)
-    temporary = folder / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    flush(temporary)
-    os.replace(temporary, folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(document, indent=2) + "\n")

@@ -7,7 +7,6 @@ an operation then has all of its old rows or all of its new ones. One writer at 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,10 +25,11 @@ from numpy.typing import NDArray
 from profiles.columns import Columns, Texts, joined, texts
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import GIB, MIB, Source, is_file
-from profiles.manifest import MANIFEST, Manifest, flush, hash_of, write_manifest
+from profiles.manifest import MANIFEST, Manifest, hash_of, write_manifest
 from profiles.markup import read_json
 from profiles.measurements import FORMAT_VERSION, OPERATIONS, Operation, columns_of, find_operation
 from profiles.values import named, shown
+from profiles.whole_files import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd  # deferred with all that needs it: predictions read :meth:`ProfileStore.columns`
@@ -342,25 +342,22 @@ class ProfileStore:
         order += [name for name in reversed(operation.shape_names) if name not in order]
         rows = rows.sort_values(order, kind="stable", ignore_index=True)
         target = self._file(operation.name)
-        temporary = target.with_suffix(".tmp")
         try:
-            pq.write_table(
-                pa.Table.from_pandas(rows, preserve_index=False),
-                temporary,
-                compression="zstd",
-                compression_level=15,
-                use_dictionary=[*text, *(n for n in operation.shape_names if n not in text)],
-                row_group_size=32_768,
-            )
-            flush(temporary)
-            # The manifest names the new file before it is in place: a reader that finds it there trusts it.
-            written = hash_of(temporary)
-            write_manifest(self.path, replace(self.manifest, pending={operation.name: written}))
-            os.replace(temporary, target)
+            with whole_file(target) as beside:
+                pq.write_table(
+                    pa.Table.from_pandas(rows, preserve_index=False),
+                    beside,
+                    compression="zstd",
+                    compression_level=15,
+                    use_dictionary=[*text, *(n for n in operation.shape_names if n not in text)],
+                    row_group_size=32_768,
+                )
+                # The manifest names the new file before it is in place: a reader that finds it there trusts it.
+                written = hash_of(beside)
+                write_manifest(self.path, replace(self.manifest, pending={operation.name: written}))
             self.manifest = replace(self.manifest, hashes={**self.manifest.hashes, operation.name: written})
             write_manifest(self.path, self.manifest)
         except (OSError, pa.ArrowException) as error:
-            temporary.unlink(missing_ok=True)
             raise DataError(
                 f"store {named(self.path)}: {target.name} cannot be written ({error})",
                 "nothing is lost; free disk space, or choose a folder that you may write to",

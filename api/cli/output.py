@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from api.cli.console import as_json_text, write_text
 from profiles.errors import InputError
 from profiles.values import named
+from profiles.whole_files import write_whole
 
 
 def check_target(path: Path | None, option: str = "--output") -> None:
@@ -65,34 +65,15 @@ def hand_over_json(document: object, output: Path | None, *, as_json: bool) -> b
 
 
 def write_atomically(path: Path, content: str | bytes, option: str = "--output") -> None:
-    """Writes ``content`` (text as UTF-8) to a temporary file beside ``path``, then renames it. A link's target is
-    replaced, not the link, and an existing file keeps its permissions.
+    """:func:`~profiles.whole_files.write_whole` for what a user named with ``option``. A link's target is replaced, not
+    the link.
 
     Raises:
         InputError: the file cannot be written; what was there stays.
     """
-    target = path.resolve()
     try:
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content.encode("utf-8") if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, mode)
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(path.resolve(), content)
     except OSError as error:
         raise InputError(
             f"{option}: {named(path)} cannot be written ({error.strerror})", "name another file, or make room"
         ) from error
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -17,6 +17,7 @@ from api.storage.jobs import ENDED
 from api.storage.tables import access, answers, documents, jobs
 from profiles.errors import InputError
 from profiles.values import named
+from profiles.whole_files import whole_file
 
 DAY_S = 86_400.0
 
@@ -83,16 +84,11 @@ def backup(database: Database, file: Path) -> None:
         raise InputError(
             f"FILE: the directory {named(file.parent)} does not exist", f"make it first: mkdir -p {file.parent}"
         )
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.unlink(missing_ok=True)
+    with whole_file(file) as beside:
         if database.is_sqlite:
-            _copy_sqlite(database, part)
+            _copy_sqlite(database, beside)
         else:
-            _dump(database, part)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+            _dump(database, beside)
 
 
 def _copy_sqlite(database: Database, file: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import Source
 from profiles.measurements import OPERATIONS
 from profiles.values import shown
+from profiles.whole_files import whole_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,16 +167,12 @@ class Shelf:
             if content is None:
                 raise DataError(f"profiles: the upload {id_} is not there any more", "upload it again")
             home.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(dir=home))
             try:
-                with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                    archive.extractall(part)  # of our own making: names without folders
-                os.replace(part, folder)
+                with whole_folder(folder) as beside, zipfile.ZipFile(io.BytesIO(content)) as archive:
+                    archive.extractall(beside)  # of our own making: names without folders
             except OSError:
                 if not folder.is_dir():  # else another worker was there first
                     raise
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
         return folder
 
     def trace(self, upload: Upload) -> dict[str, Any]:

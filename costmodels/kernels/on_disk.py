@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from costmodels.kernels.forest import Forest, Neighbours
 from costmodels.kernels.kernel_models import Fitted, Rows
 from costmodels.kernels.trees import Trees
 from costmodels.operations.roofline import CODES
+from profiles.whole_files import whole_file, whole_folder
 
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
 
@@ -36,26 +37,22 @@ def cache_folder() -> Path:
 
 
 def write_fitted(folder: Path, fitted: Fitted) -> None:
-    """Writes beside and renames, so that a killed run leaves nothing half-written. A cache that cannot be
-    written (read-only home, full disk) costs time at the next start and nothing else."""
-    try:
+    """Keeps it where it can. A cache that cannot be written (read-only home, full disk, another's forest that is there
+    by now) costs time at the next start and nothing else."""
+    model = fitted.forest
+    scores = [model.correction_share, model.low_score, model.high_score]
+    with suppress(OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            model = fitted.forest
-            scores = [model.correction_share, model.low_score, model.high_score]
-            _write_arrays(temporary / "forest.npz", {"scores": np.array(scores), **model.trees.arrays()})
+        with whole_folder(folder) as beside:
+            _write_arrays(beside / "forest.npz", {"scores": np.array(scores), **model.trees.arrays()})
             for name, memory in fitted.neighbours.items():
-                _write_arrays(temporary / f"{name}.npz", vars(memory))
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError:
-        return
+                _write_arrays(beside / f"{name}.npz", vars(memory))
 
 
 def _write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes any name for its own keyword
+    # Opened here: numpy would add .npz to another ending.
+    with file.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # the stub takes any name for its own keyword
 
 
 def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
@@ -100,17 +97,9 @@ def kept_rows(operation: str, made_from: str, load: Callable[[], Rows]) -> Rows:
         return Rows({name: arrays[name] for name in arrays}, **plain)
     except Exception:  # not there, or damaged in any of zip's and numpy's ways; the cure is the same
         rows = load()
-    try:
+    plain = {f"{part} of row": getattr(rows, part) for part in ("gpu", "latency_us", "origin")}
+    with suppress(OSError):  # as of write_fitted
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(suffix=".npz", dir=file.parent)
-        os.close(handle)
-        temporary = Path(beside)
-        try:
-            plain = {f"{part} of row": getattr(rows, part) for part in ("gpu", "latency_us", "origin")}
-            _write_arrays(temporary, {**rows.columns, **plain})
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError:  # as of write_fitted
-        pass
+        with whole_file(file, durable=False) as beside:
+            _write_arrays(beside, {**rows.columns, **plain})
     return rows

@@ -10,6 +10,7 @@ from costmodels.serving.frameworks.own_calibration import CALIBRATIONS, text_of
 from costmodels.training.calibration import OWN_CALIBRATION
 from profiles.errors import InputError
 from profiles.store import ProfileStore
+from profiles.whole_files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +51,4 @@ def write(
     for name, table in tables.items():
         (folder / name).write_text(table.to_csv(index=False), encoding="utf-8")
     for name, text in texts.items():
-        whole = folder / f"{name}.part"
-        whole.write_text(text, encoding="utf-8")
-        whole.replace(folder / name)
+        write_whole(folder / name, text)

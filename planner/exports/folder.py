@@ -6,10 +6,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from profiles.errors import InputError
 from profiles.files import Source, reason
 from profiles.markup import read_json
 from profiles.values import named, shown
+from profiles.whole_files import whole_folder
 
 _FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]*")
 _MOST_TOLD = 3
@@ -86,9 +85,7 @@ def _write(folder: Path, files: Mapping[str, str], *, force: bool) -> None:
     parent = folder.resolve().parent
     if not parent.is_dir():
         raise InputError(f"--output: the directory {named(parent)} does not exist", f"make it first: mkdir -p {parent}")
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
-    try:
-        os.chmod(made, 0o755)
+    with whole_folder(folder.resolve(), replaces=force) as made:
         if there:
             _keep_others(folder, made)
         for name, text in files.items():
@@ -96,16 +93,6 @@ def _write(folder: Path, files: Mapping[str, str], *, force: bool) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode("utf-8"))
             path.chmod(0o755 if name.endswith(".sh") else 0o644)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=parent))
-            os.replace(folder.resolve(), old / "was")
-            os.replace(made, folder.resolve())
-            shutil.rmtree(old)
-        else:
-            os.replace(made, folder)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
 
 
 def _keep_others(folder: Path, made: Path) -> None:

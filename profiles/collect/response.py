@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from profiles.whole_files import write_whole
+
 FILE = "clock_response.json"
 """In the folder of a profile store; :mod:`costmodels.power.own_response` reads it."""
 
@@ -90,7 +92,5 @@ def keep(folder: Path, gpu: str, fit: dict[str, Any], found: Sequence[ResponsePo
         for each in found
     ]
     known[gpu] = {**fit, "source": source, "date": date, "points": rows}
-    part = folder / f"{FILE}.part"
-    part.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(known, indent=1) + "\n")
     return path

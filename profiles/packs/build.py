@@ -9,7 +9,6 @@ noise between two runs.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from profiles.importers import aiconfigurator
 from profiles.manifest import MANIFEST
 from profiles.plausibility import findings
 from profiles.store import ProfileStore
+from profiles.whole_files import whole_folder
 
 GPUS = ("A100-SXM-80GB", "H100-SXM", "H200", "B200", "B300", "GB200", "L40S", "RTX-PRO-6000")
 NAME = "silicon"
@@ -359,13 +359,9 @@ def build(source: Path | None, out: Path, *, all_points: bool = False, trial: st
     """
     if out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise InputError(f"--out: {out} holds other things than a pack", "choose a new or empty folder")
-    beside = out.with_name(out.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    _fill(source, beside, all_points, trial)
-    (beside / "NOTICE").write_text(NOTICE, encoding="utf-8")
-    if out.exists():
-        shutil.rmtree(out)
-    beside.rename(out)
+    with whole_folder(out, replaces=True) as made:
+        _fill(source, made, all_points, trial)
+        (made / "NOTICE").write_text(NOTICE, encoding="utf-8")
     return ProfileStore(out)
 
 

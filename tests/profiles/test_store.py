@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from profiles import store as store_module
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.manifest import MANIFEST
 from profiles.measured_rows import empty_rows, merge_rows, validate
@@ -313,7 +312,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             raise Killed
         rename(*names)
 
-    monkeypatch.setattr(store_module.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
 
 
 @pytest.mark.parametrize(("step", "arrived"), [(0, False), (1, False), (2, True)])
@@ -331,11 +330,11 @@ def test_a_killed_writer_leaves_a_whole_store(
         # ... and the next writer finishes the work.
         assert survivor.add(operation, make_rows(operation, 1, gpu="L40S")) == old + 1
         survivor.verify()
-        assert not list(store.path.glob("*.tmp"))
+        assert not list(store.path.glob("*.part"))
 
 
 def test_rubbish_in_temporary_files_is_ignored(store: ProfileStore, make_rows: MakeRows) -> None:
-    for name in ("gemm.tmp", "manifest.json.tmp"):
+    for name in (".gemm.parquet.0a1b2c3d.part", ".manifest.json.0a1b2c3d.part"):
         (store.path / name).write_text("half a file")
     again = ProfileStore(store.path)
     again.verify()
@@ -349,7 +348,7 @@ def test_a_full_disk_is_reported_and_leaves_the_old_rows(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.os, "replace", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises(DataError, match=r"gemm\.parquet cannot be written .*No space left"):
             store.add("gemm", make_rows("gemm", 1, gpu="L40S"))
     assert len(store.query("gemm")) == len(ProfileStore(store.path).query("gemm")) == 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,7 @@ def test_a_forest_is_put_in_place_whole(store: ProfileStore, cache: Path, monkey
 def test_what_a_killed_writer_left_is_not_read(store: ProfileStore, cache: Path) -> None:
     first, _ = answers(store)
     (folder,) = entries(cache)
-    left = folder.with_name("tmpkilled")
+    left = folder.with_name(f".{folder.name}.0a1b2c3d.part")
     left.mkdir()
     (left / "forest.npz").write_bytes(b"half a")
     assert answers(store) == (first, [])
@@ -177,10 +176,10 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "closed"))
     if obstacle == "no permission":
 
-        def refuse(**_: object) -> str:
+        def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+        monkeypatch.setattr(Path, "mkdir", refuse)
     else:
         (tmp_path / "closed").write_text("not a folder")
     for _ in range(2):

@@ -8,7 +8,6 @@ an array its address and its lengths.
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import struct
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from costmodels.serving.simulator.compiled.state import (
     Spec,
     State,
 )
+from profiles.whole_files import write_whole
 
 Called = Callable[[ctypes.Array[ctypes.c_char]], int]
 
@@ -137,13 +137,8 @@ def _keep(name: str, symbol: str, code: bytes) -> None:
     for folder in _folders():
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f".{name}.{os.getpid()}"
-            try:
-                part.write_bytes(sha256(content).hexdigest().encode() + b"\n" + content)
-                os.replace(part, folder / name)
-                return
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(folder / name, sha256(content).hexdigest().encode() + b"\n" + content, durable=False)
+            return
 
 
 def _intact(kept: bytes) -> tuple[str, bytes] | None:
