@@ -220,13 +220,14 @@ def model_kind(layers: int, hidden: int, precision: str) -> str:
 class Slow:
     """Whether a model has experts in scaled blocks of fp8, on a GPU and under a release that are slow with them;
     whether kernels of it are compiled when their shapes first come; what steps that draft take more where attention is
-    data parallel, and what the release takes more of each running sequence, µs; whether the model has experts, and
-    layers whose kernels are launched one by one for prompts."""
+    data parallel, what the release takes more of each running sequence, and what prompts that first fill a step wait
+    for, µs; whether the model has experts, and layers whose kernels are launched one by one for prompts."""
 
     block_experts: bool = False
     compiled: bool = False
     drafting_us: float = 0.0
     sequence_us: float = 0.0
+    full_us: float = 0.0
     experts: bool = False
     launched: int = 0
 
@@ -258,6 +259,7 @@ class Calibration(BaseModel):
     uneven_experts: float = Field(default=0.0, ge=0)
     first_us: float = Field(default=0.0, ge=0)
     first_on_amd: float = Field(default=1.0, ge=1)
+    first_full_us: float = 0.0  # resolved: of the release, where first prompts fill a step; in no fit
     drafting_us: float = 0.0  # resolved: of the release (its capabilities), in no fit
     effect: Effect = Effect()  # that holds, of those below
     effects: Effects = Effects()
@@ -336,6 +338,7 @@ class Calibration(BaseModel):
                 "effect": effect,
                 "met": gpu.name in self.on_gpus and model in self.models,
                 "drafting_us": slow.drafting_us,
+                "first_full_us": slow.full_us,
                 "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
                 "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
