@@ -34,7 +34,8 @@ class MeasuredRuns:
         decode_batch, prompts, chunks, stages, mixed: of the grid that the steps belong to.
         layers: of the model; ``slow_blocks``: whether its experts are blocks of fp8 that the release is slow with;
             ``compiled``: whether its kernels are compiled when their shapes first come; ``sequence_ms``: what the
-            release takes more of each running sequence; ``first_full_ms``: what prompts that first fill a step wait for.
+            release takes more of each running sequence; ``first_full_ms``: what prompts that first fill a
+            step wait for.
         launched: layers whose kernels are launched one by one for prompts.
         ranks: attention ranks; ``load``: what clients sent.
         days: of the release, since 2025.

@@ -82,7 +82,7 @@ class Load(Rowwise):
         return Clients.of(self.concurrency, self.osl, self.shortest, self.generations, travel_us)
 
     def first_wait(self, plain: Floats | float, full: Floats | float) -> Floats:
-        """What the opening burst waits for a cold engine, [n]: ``plain``, and ``full`` where its prompts fill a step."""
+        """What the opening burst waits for a cold engine, [n]: ``full``, too, where its prompts fill a step."""
         fills = self.concurrency * self.mean_isl >= self.token_budget
         return np.asarray(plain + np.where(fills, full, 0.0))
 

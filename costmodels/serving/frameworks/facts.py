@@ -131,7 +131,7 @@ class UnhiddenDrafting(Facts):
 
 
 class TunedFirst(Facts):
-    """Releases that tune kernels when a step's first prompts fill its budget, for so long that all who sent them wait."""
+    """Releases that tune kernels when prompts first fill a step's budget, so that all who sent them wait."""
 
     since: str  # the first that does
     before: str
