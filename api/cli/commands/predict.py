@@ -12,7 +12,7 @@ from api.cli.console import flowing, write_text
 from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import SHOWN, Asked, Profiles, Quiet, Request, SkipFailed, option_name, takes
 from api.cli.output import check_target, write_atomically
-from api.cli.requests import measured_stores, read_request
+from api.cli.requests import check_words, measured_stores, read_request
 from planner.serving.configuration import ENGINE
 from planner.serving.predictions import Configuration
 from profiles.errors import InputError
@@ -125,6 +125,7 @@ def predict(
     if expert_loads and (engines is not None or request is not None or _is_document(configs)):
         what = "--request" if request is not None else "--engines" if engines is not None else str(configs)
         raise InputError(f"--expert-loads: has no effect beside {what}", "describe the engine by options or in a CSV")
+    check_words(asked, Configuration)
     loads_of = _loads_in(expert_loads)
     if engines is not None:
         if configs is not None or request is not None:
