@@ -99,11 +99,9 @@ class LoadAsked(Document):
     ] = None
     rate: Annotated[
         Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None,
-        Field(
-            description="requests per second of the plan's lengths, that come at random; default: those that the plan is for"
-        ),
+        Field(description="requests per second of the plan's lengths, that come at random; default: the plan's own"),
         Option(
-            "Instead: requests per second of the plan's lengths. Default: those that the plan is for.",
+            "Instead: requests per second of the plan's lengths. Default: the plan's own.",
             LOAD,
             metavar="RPS",
         ),
