@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from profiles.shipped import shipped
 
-ROTARY_BASE, NORM_EPSILON = 10_000, 1e-5
-"""What Megatron-LM takes unasked (--rotary-base, --norm-epsilon)."""
+NORM_EPSILON = 1e-5
+"""What Megatron-LM takes unasked (--norm-epsilon)."""
 
 
 class _Known(BaseModel):
