@@ -34,7 +34,7 @@ class _Table(BaseModel):
 
 @cache
 def _table() -> _Table:
-    return shipped(Path(__file__).parent / "megatron_models.yaml", _Table.model_validate)
+    return shipped(Path(__file__).parent / "known_models.yaml", _Table.model_validate)
 
 
 def position_flags(name: str, config: Mapping[str, Any] | None) -> list[object] | None:
