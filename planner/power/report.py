@@ -157,9 +157,9 @@ def _candidates(name: str, row: RowModel, request: PowerRequest) -> list[Policy]
         milder = [threshold(len(row.groups), each) for each in mhz if each > max(filter(None, deepest.clocks_mhz))]
         return [deepest, *reversed(milder), replace(none(), name=name)]
     depths = _static_depths(row, request, mhz)
-    return [
-        static(tuple(mhz[d - 1 - less] if d > less else None for d in depths)) for less in range(max(depths))
-    ] + [replace(none(), name=name)]
+    return [static(tuple(mhz[d - 1 - less] if d > less else None for d in depths)) for less in range(max(depths))] + [
+        replace(none(), name=name)
+    ]
 
 
 def _static_depths(row: RowModel, request: PowerRequest, mhz: list[int]) -> list[int]:

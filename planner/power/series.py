@@ -137,4 +137,5 @@ def timeline(
         np.concatenate([day.second[first], day.second + WARM_S]),
         *(np.concatenate([each[first], each]) for each in (day.server, day.isl, day.osl, day.count)),
     )
-    return simulate(row, policy, n, row.requests(warm), chance_of(REFERENCE_SEED, met.day), DAY_S + WARM_S).watts[WARM_S:]
+    chance = chance_of(REFERENCE_SEED, met.day)
+    return simulate(row, policy, n, row.requests(warm), chance, DAY_S + WARM_S).watts[WARM_S:]
