@@ -106,7 +106,8 @@ class Log(NamedTuple):
     foresight; ``peak`` [blocks, nodes], highest reading of each; ``wear`` [blocks, nodes], how far the breaker was on
     its way to trip (1: it tripped); ``braked`` [blocks], brakes of each; ``level_steps`` [levels]; ``totals``: brakes,
     prefill seconds offered, done, left, tokens offered, done, left, not followed, joules, most watts within a
-    second, commands, highest reading (with its error); ``latency_s``, ``latency_of`` (index of the request), and how many in ``followed``."""
+    second, commands, highest reading (with its error); ``latency_s``, ``latency_of`` (index of the
+    request), and how many in ``followed``."""
 
     watts: Array
     foreseen: Array
