@@ -24,8 +24,8 @@ from profiles.values import number, shown
 
 _RULES = "What is promised"
 
-_POWER = PLAIN_NUMBER, BeforeValidator(partial(as_watts, "watts"), json_schema_input_type=float | str)
-Watts = Annotated[float, Field(gt=0, le=1e10), *_POWER]
+_IN_WATTS = BeforeValidator(partial(as_watts, "watts"), json_schema_input_type=float | str)
+Watts = Annotated[Annotated[float, Field(gt=0, le=1e10), PLAIN_NUMBER], _IN_WATTS]
 Seconds = Annotated[float, Field(ge=0, le=86_400), PLAIN_NUMBER]
 Share = Annotated[float, Field(ge=0, le=1), PLAIN_NUMBER]
 Count = Annotated[int, Field(ge=0, le=100_000), PLAIN_NUMBER]
@@ -60,7 +60,7 @@ class RowServers(Document):
     gpu: Name
     gpus: Annotated[int, Field(gt=0, le=1024), PLAIN_NUMBER] = Field(description="GPUs of one server")
     nameplate_watts: Watts = Field(description="what the row is provisioned for, of one server")
-    other_watts: Annotated[float, Field(ge=0, le=1e7), *_POWER] = Field(
+    other_watts: Annotated[Annotated[float, Field(ge=0, le=1e7), PLAIN_NUMBER], _IN_WATTS] = Field(
         description="of everything but the GPUs, at work"
     )
     today: Count = Field(description="how many there are now")

@@ -95,7 +95,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a trace of a minute": (lambda f: f.update(trace=trace(60, 5000)), "60 s are too short"),
     "a trace of few requests": (lambda f: f.update(trace=trace(3600, 900)), "too few for p99"),
     "an unknown field": (lambda f: f.update(racks=3), "racks is not known"),
-    "a number in words": (lambda f: f["supply"].update(budget_watts="forty"), "'forty' is not understood"),
+    "a number in words": (lambda f: f["supply"].update(budget_watts="40 kV"), "'40 kV' is not"),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cases import DENSE, EXPERTS, SLO, WORKLOAD
 
+from costmodels.serving.simulator.capacity import saturated_rps
 from planner.replay.report import Sending, drawn_load, simulate_plan
 from planner.serving import operating_points
 from planner.serving.confirmation import confirmation
@@ -20,6 +21,7 @@ from planner.serving.engines.options import UNTRIED, ServingOption, solved_again
 from planner.serving.planning import plan
 from profiles.errors import Infeasible
 from profiles.store import ProfileStore
+from tests.costmodels.lengths import constant_lengths
 
 Planned = Callable[..., Plan]
 
@@ -203,6 +205,28 @@ def test_after_some_rounds_only_simulated_engines_are_left(bare: ProfileStore, m
     other = plan(request, store=bare)
     assert throughput(other) > throughput(p)
     assert not any("only engines that had been simulated" in note for note in other.provenance.notes)
+
+
+def test_an_engines_edge_is_that_of_prompts_that_no_longer_come_together(
+    bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond what a full engine does for hours it falls behind at the first long queue, and stays behind."""
+    tried: list[Trial] = []
+
+    def check(self: Trial) -> Any:
+        tried.append(self)
+        return original(self)
+
+    original = Trial.check
+    monkeypatch.setattr(Trial, "check", check)
+    asked = {"model": "Qwen/Qwen3-32B", "cluster": "2xH200", "framework": "sglang", "slo": "ttft=1s,tpot=100ms"}
+    plan({**asked, "workload": "isl=4000,osl=500", "disaggregation": "never"}, store=bare)
+    assert tried
+    for trial in tried:
+        n = 200 * trial.group.limits.max_sequences
+        lengths = constant_lengths(n, 4000, 500)
+        settled = saturated_rps(trial.tested.sure, *lengths, 2 * trial.group.load_rps)
+        assert trial._edge_rps <= 1.1 * settled
 
 
 def test_an_slo_that_no_simulated_engine_holds_is_refused_with_the_nearest(
