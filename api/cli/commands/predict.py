@@ -144,8 +144,7 @@ def predict(
         _document(read_running(configs), str(configs), asked, request, profiles, output, as_json, quiet)
         return
     if configs is not None and (extra := (set() if scored else set(asked)) | ({"request"} if request else set())):
-        name = min(extra)
-        option = "--request" if name == "request" else option_name(Configuration, name)
+        option = "--request" if "request" in extra else option_name(Configuration, min(extra))
         raise InputError(f"{option}: has no effect beside {configs}", "give it as a column of the file")
     if scored and configs is None:
         raise InputError("--measured: has no effect without a CSV", "name a CSV with a measured column")
