@@ -66,10 +66,10 @@ def speed(made: Solved) -> dict[str, float]:
     row, load = made.row, made.row.load
     assert load is not None
     policy = polca_for(row)
-    simulate(row, policy, 52, whole_day(load, 52, 0, 0), chance_of(0, 0))
+    simulate(row, policy, 52, row.requests(whole_day(load, 52, 0, 0)), chance_of(0, 0))
     began = time.process_time()
     for day in range(10):
-        simulate(row, policy, 52, whole_day(load, 52, 1, day), chance_of(1, day))
+        simulate(row, policy, 52, row.requests(whole_day(load, 52, 1, day)), chance_of(1, day))
     each = (time.process_time() - began) / 10
     return {"day of 52 servers, CPU-s": round(each, 3), "300 replicate-days, CPU-s": round(300 * each, 1)}
 
@@ -82,7 +82,7 @@ def screened(made: Solved) -> list[dict[str, Any]]:
         n = round(made.request.today * (1 + extra))
         judge = Judge(made.row, made.request, Days(days, days, first=5_000_000))
         whole = sum(int((each.peak.reshape(96, -1).max(axis=1) > 1).sum()) for each in judge.whole_days(UNCAPPED, n))
-        seen = sum(int(each.peak[1:].max() > 1) for each in judge.busy_slots(none(), n))
+        seen = sum(int(judge.busy_slot(none(), n, slot).peak[1:].max() > 1) for slot in judge.slots())
         out.append({"servers": n, "days": days, "whole days": whole, "screened": seen})
     return out
 

@@ -92,11 +92,9 @@ def served() -> Mapping[str, Any]:
     }
 
 
-PAPER = "arXiv 2605.11999: four ~4B models on H200"
-
-
 def h200() -> list[dict[str, Any]]:
-    """Published facts of decode on H200 against what ``plan predict`` says of Qwen3-4B."""
+    """Published facts of decode on H200 (arXiv 2605.11999, four models of about 4B) against what ``plan predict`` says
+    of Qwen3-4B."""
     base = {"model": "Qwen/Qwen3-4B", "gpu": "H200", "framework": "vllm", "tp": 1, "isl": 128, "osl": 1024}
     rows = {}
     for users in (1, 8, 32):

@@ -18,7 +18,6 @@ from costmodels.serving.closed_loop.loop_grid import grid_questions
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration
 
 PARTS = ("gemm", "attention_prefill", "attention_decode", "moe", "communication", "elementwise")
-STATISTICS = ("ttft_mean", "ttft_p50", "tpot_mean", "tpot_p50")
 _FIRST_DAY = dt.date(2025, 1, 1)
 
 Texts = NDArray[np.object_]

@@ -10,8 +10,11 @@ import numpy as np
 
 from planner.power.judge import Days, Judge
 from planner.power.ours import RowShape, Tightened, choose_clocks
+from planner.power.policy import none, polca, static, threshold
+from planner.power.reference import UNCAPPED
 from planner.power.request import parse_power_request
 from planner.power.simulator import RowModel
+from planner.power.traffic import Bursts, ReferenceLoad
 
 SHAPE = RowShape(np.zeros(1), dynamic=0.6, prefill=0.4, rise=0.0)
 SAVINGS, WEIGHTS = np.array([0.02, 0.05, 0.1]), np.array([0.02, 0.01, 0.001])
@@ -43,3 +46,20 @@ def test_decode_is_capped_before_prefill(row: RowModel, fields: dict[str, Any]) 
         assert all(depth(d) <= depth(p) for d, p in zip(decode, prefill, strict=True))
         assert all(depth(lp) <= depth(hp) for hp, lp in (decode, prefill))
     assert (saved >= SAVINGS - 1e-3).all()
+
+
+def test_what_a_policy_does_is_the_same_whoever_was_judged_before(row: RowModel, fields: dict[str, Any]) -> None:
+    """Slots in which it does nothing are taken from those that ran before it."""
+    busy = row.under(ReferenceLoad(0.4, Bursts(24, 0.3, 120, 20)))
+    request = parse_power_request({**fields, "slo_impact": "hp_p50=1%"})
+    judge = Judge(busy, request, Days(10, 1))
+    readings = [judge.busy_slot(UNCAPPED, 8, slot).most_reading for slot in judge.slots()]
+    tight = replace(busy, tree=replace(busy.tree, budgets=busy.tree.budgets * np.median(readings) / 0.8))
+    exact = replace(polca(2, (1275, 1110), 1305), immediate=True)
+    policies = [none(), threshold(2, 1110), polca(2, (1275, 1110), 1305), exact, static((1305, 1110))]
+    together = Judge(tight, request, Days(10, 1))
+    for policy in policies:
+        seen, alone = together.verdict(policy, 8), Judge(tight, request, Days(10, 1)).verdict(policy, 8)
+        assert repr(seen) == repr(alone)
+    quiet = sum(each.readings[0] <= 0.8 for each in together._quiet.values())
+    assert 0.2 < quiet / len(together.slots()) < 0.8
