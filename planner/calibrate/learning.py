@@ -19,6 +19,8 @@ from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of, runs_o
 from costmodels.serving.frameworks.calibration import Effects
 from costmodels.serving.frameworks.framework import find_framework
 from planner.calibrate.worse import worse
+from planner.contract.words import cell
+from planner.serving.asked_rows import day_stamped
 from planner.serving.measured.columns import Measured, measured_columns
 from planner.serving.prediction_table import added_columns, predict
 from profiles.errors import InputError
@@ -193,7 +195,9 @@ def days_of(runs: MeasuredRuns, table: pd.DataFrame) -> Floats:
     day is not."""
     if "date" not in table.columns:
         return runs.days
-    said = pd.to_datetime(table["date"].iloc[runs.row], errors="coerce", format="%Y-%m-%d")
+    texts = [cell(each) for each in table["date"].iloc[runs.row].astype(str)]
+    stamped = {text: day_stamped(text) if text else None for text in set(texts)}
+    said = pd.to_datetime(pd.Series([stamped[text] for text in texts]), errors="coerce", format="%Y-%m-%d")
     days = ((said - pd.Timestamp(day_of(0))) / pd.Timedelta(days=1)).to_numpy(np.float64)
     versions = table["version"] if "version" in table.columns else pd.Series("", index=table.index)
     numbered = versions.iloc[runs.row].astype(str).str.contains(r"\d|^\s*$").to_numpy(np.bool_)
