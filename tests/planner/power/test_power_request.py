@@ -109,6 +109,17 @@ def test_a_wrong_row_is_refused_by_name(fields: dict[str, Any], name: str) -> No
     assert refused.value.hint
 
 
+def test_watts_are_written_as_everywhere(fields: dict[str, Any]) -> None:
+    fields["supply"]["budget_watts"] = "60kW"
+    fields["servers"][0]["other_watts"] = "1.7 kW"
+    asked = parse_power_request(fields)
+    assert (asked.supply.budget_watts, asked.servers[0].other_watts) == (60_000, 1700)
+    fields["supply"]["budget_watts"] = "60 horses"
+    with pytest.raises(InputError, match="budget_watts: '60 horses' is not understood") as refused:
+        parse_power_request(fields)
+    assert "12kW" in refused.value.hint
+
+
 def test_children_may_have_more_than_their_parent_together(fields: dict[str, Any]) -> None:
     fields["supply"]["children"] = [rack("a", 30_000), rack("b", 30_000)]
     row = row_without_load(parse_power_request(fields))
