@@ -24,7 +24,7 @@ from planner.serving.fleets.decision import Answered, Fleet, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.edges import words_of_edges
 from planner.serving.fleets.engines import unmatched
-from planner.serving.fleets.losing import after_worst_loss, limits_for_losses, started
+from planner.serving.fleets.losing import after_worst_loss, limits_of_all, started
 from planner.serving.fleets.modelled import ModelDescribed
 from planner.serving.fleets.nearest import with_tried_budget, with_tried_limits
 from planner.serving.fleets.report import document
@@ -176,13 +176,11 @@ class _Modelled:
         fleet, settled, confirming, models = decided.fleet, decided.settled, decided.confirming, decided.models
         found = settled.found
         checked = self._request.simulation
-        engines, limits = dict(settled.engines), {}
-        if found.question.survive.any:
-            limits = limits_for_losses(found, confirming, {**engines, **confirming.standing_by(found, engines)})
-            engines = started(found, engines, limits)
+        engines = dict(settled.engines)
+        limits = limits_of_all(found, confirming, {**engines, **confirming.standing_by(found, engines)})
+        engines = started(found, engines, limits)
         engines = confirming.with_checks(engines) if checked else engines
-        standing = confirming.standing_by(found, engines)
-        engines = {**engines, **(started(found, standing, limits, engines) if limits else standing)}
+        engines = {**engines, **started(found, confirming.standing_by(found, engines), limits, engines)}
         self._tell(Step("comparing with other fleets", CONFIRMED))
         comparisons = compare(found, self._request.time_limit_s / 3, confirming.without_tails(settled), decided.other)
         after = after_worst_loss(found, confirming, limits) if self._request.simulation else None
