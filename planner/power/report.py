@@ -154,7 +154,11 @@ def _candidates(name: str, row: RowModel, request: PowerRequest) -> list[Policy]
     mhz = [clock_at(row, share) for share in CLOCK_SHARES[1:]]
     if name == "threshold":
         deepest = threshold_for(row)
-        milder = [threshold(len(row.groups), each) for each in mhz if each > max(filter(None, deepest.clocks_mhz))]
+        milder = [
+            threshold(len(row.groups), each)
+            for each in mhz
+            if each > min(filter(None, deepest.clocks_mhz), default=np.inf)
+        ]
         return [deepest, *reversed(milder), replace(none(), name=name)]
     depths = _static_depths(row, request, mhz)
     return [static(tuple(mhz[d - 1 - less] if d > less else None for d in depths)) for less in range(max(depths))] + [

@@ -150,6 +150,7 @@ def main() -> None:
             "250 ms": power_series.series(),
         }
         print(write("power", {**known, "bars": BARS, **parts}))
+        _told(parts.pop("H200 facts"))
         print(parts)
         return
     rows, first = [], None
@@ -191,11 +192,18 @@ def main() -> None:
         "screened against whole days",
         "capped vLLM",
         "A100 phases",
-        "H200 facts",
         "H100 served",
         "250 ms",
     ):
         print(name, document[name])
+    _told(document["H200 facts"])
+
+
+def _told(facts: list[dict[str, Any]]) -> None:
+    for each in facts:
+        (low, high), (least, most) = each["published"], each["predicted"]
+        inside = "inside" if each["inside"] else "NOT inside"
+        print(f"H200 facts: {each['fact']} {low:g} to {high:g}: {inside} {least:g} to {most:g} {each.get('note', '')}")
 
 
 def _out_of_band() -> PowerRequest:

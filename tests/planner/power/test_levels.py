@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from planner.power.judge import Days, Judge
 from planner.power.ours import RowShape, Tightened, choose_clocks
-from planner.power.policy import none, polca, static, threshold
+from planner.power.policy import Policy, none, polca, static, threshold
 from planner.power.reference import UNCAPPED
+from planner.power.report import _candidates, _holding
 from planner.power.request import parse_power_request
+from planner.power.row import row_without_load
 from planner.power.simulator import RowModel
 from planner.power.traffic import Bursts, ReferenceLoad
 
@@ -63,3 +66,32 @@ def test_what_a_policy_does_is_the_same_whoever_was_judged_before(row: RowModel,
         assert repr(seen) == repr(alone)
     quiet = sum(each.readings[0] <= 0.8 for each in together._quiet.values())
     assert 0.2 < quiet / len(together.slots()) < 0.8
+
+
+@pytest.mark.parametrize("shares", [(1.0,), (0.5, 0.5), (0.2, 0.3, 0.5)])
+@pytest.mark.parametrize("name", ["static", "threshold"])
+def test_caps_that_are_free_to_choose_end_with_none(
+    fields: dict[str, Any], shares: tuple[float, ...], name: str
+) -> None:
+    classes = [{"name": f"p{i}", "share": share} for i, share in enumerate(shares)]
+    request = parse_power_request({**fields, "priorities": classes, "slo_impact": f"p{len(shares) - 1}_p50=5%"})
+    found = _candidates(name, row_without_load(request), request)
+    assert found[-1] == replace(none(), name=name)
+    deepest = [min((mhz for mhz in each.clocks_mhz if mhz), default=np.inf) for each in found]
+    assert deepest == sorted(deepest)
+    assert all(each.name == name for each in found)
+
+
+def test_caps_that_cost_more_than_is_allowed_give_way_to_milder_ones() -> None:
+    policies = [threshold(2, 600), threshold(2, 1110), none()]
+
+    class Strict:
+        def holds(self, policy: Policy, n: int) -> bool:
+            return n <= (4 if policy is policies[0] else 7)
+
+        def largest(self, policy: Policy, guess: int) -> int:
+            return max(n for n in range(9) if self.holds(policy, n))
+
+    judge: Any = Strict()
+    assert _holding(judge, policies, 7, 9) == (policies[1], 7)
+    assert _holding(judge, policies[:1], 7, 9) == (policies[0], 4)
