@@ -31,7 +31,6 @@ _CONFIG = {
 """Keys of ``vllmConfig`` and what the chart writes of them (vllm-project/production-stack
 helm/templates/deployment-vllm-multi.yaml at 010004ee; pipelineParallelSize in ray-cluster.yaml at 06bd6fba)."""
 
-_OTHER = ("v0", "v1", "enableChunkedPrefill", "enablePrefixCaching", "maxLoras", "extraArgs", "prometheusMultiprocDir")
 _DROPPED = {
     "maxNumBatchedTokens": "--max-num-batched-tokens",
     "dataParallelSize": "--data-parallel-size",

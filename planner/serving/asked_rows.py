@@ -162,10 +162,12 @@ def asked_row(
     drafts = _drafts(record.get("spec", "")) if work.speculation is None else 0
     if (users := work.concurrency) is not None:
         weights = record.get("precision", "")
-        engine = CampaignEngine(framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0)
+        engine = CampaignEngine(
+            framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0, framework.release
+        )
         date = record.get("date", "")
         record = as_started(
-            {**record, "date": _day(date)} if _STAMP.fullmatch(date) or _EPOCH.fullmatch(date) else record,
+            {**record, "date": day_stamped(date)} if _STAMP.fullmatch(date) or _EPOCH.fullmatch(date) else record,
             engine,
             notes,
         )
@@ -337,7 +339,7 @@ def release_asked(record: Mapping[str, str]) -> str:
     whose name tells no release (``gpt-oss-dev``) is of its date, where there is one."""
     version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
     name, date = record["framework"], record.get("date")
-    asked = version if version and (tells_release(version) or not date) else date and _day(date)
+    asked = version if version and (tells_release(version) or not date) else date and day_stamped(date)
     return f"{name}@{asked}" if asked and "@" not in name else name
 
 
@@ -346,7 +348,7 @@ _EPOCH = re.compile(r"(1[5-9]\d{8})(\d{3})?(\.\d+)?", re.ASCII)
 _MONTH = re.compile(r"20\d\d-\d\d", re.ASCII)
 
 
-def _day(text: str) -> str:
+def day_stamped(text: str) -> str:
     """The day of a time as programs stamp it (``20260301-101010``, ``2026-03-01T10:10Z``, seconds since 1970), or its
     month."""
     if stamp := _STAMP.fullmatch(text):

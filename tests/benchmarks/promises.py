@@ -8,7 +8,8 @@ all that the cluster carries) are planned, and
 * every layout is held against the answer, as ``plan simulate --engines`` sees it: one that holds every bound where no
   plan was found is a false refusal; one that does on fewer GPUs than the plan of a rate is a dearer plan than needed;
 * the ends of the intervals (p90, at the plan's own rate) are held against those that ``plan simulate`` gives for
-  20,000 requests, the median of five seeds, or of more where these are apart; how far is told beside.
+  20,000 requests, the median of five seeds, or of more where these are apart; how far is told beside;
+* plans whose slowest mode needs more than 10,000 requests of a kind of engine are counted, with their CPU time.
 
 Every request is a line of ``costmodels/evidence/points/promises.jsonl``, written as soon as it is done; a run goes on
 where the last one of the same programme and constants ended (``--keep``: of whichever).
@@ -37,7 +38,9 @@ from planner.replay.planned_engines import PlannedEngine, planned_engines
 from planner.replay.report import simulate, transfer_us
 from planner.replay.request import SimulationRequest
 from planner.replay.running import Running
+from planner.serving.confirmation.trial import MOST, SETTLES
 from planner.serving.document.plan import Plan
+from planner.serving.document.prediction import GroupPrediction
 from planner.serving.planning import plan
 from profiles.errors import ShardwrightError
 from tests.benchmarks.cards import POINTS, write
@@ -51,11 +54,12 @@ MODELS = {
     "mistralai/Mixtral-8x7B-v0.1": ("H100", "A100"),
 }
 REPLAYED, SEEDS = 50_000, (101, 202, 303)
-ENDS_OF, FEW_SEEDS, MORE_SEEDS = 20_000, 5, 25
+ENDS_OF, MANY_SEEDS = 20_000, (5, 25, 100)
 METRICS = ("ttft", "tpot")
 NEAR = 1.1
-ALONE = 5_000
-"""Requests that a layout is judged by."""
+ALONE, FILLS = 5_000, 10
+"""Requests that a layout is judged by, or so many times as many as are there at once where each takes as long as it
+may: a layout that still fills holds every bound."""
 
 CLEARLY = 1.2
 """Of the rate at which a layout must hold to count as overlooked: at the rate itself it may hold by luck."""
@@ -155,7 +159,7 @@ def ends(document: Plan) -> Row:
     """Of each metric, plan ÷ simulate at the low end, the value and the high end of p90, simulate's the median of its
     seeds; and the furthest that one of these is from their median."""
     reports: list[Any] = []
-    for seeds in (FEW_SEEDS, MORE_SEEDS):
+    for seeds in MANY_SEEDS:
         reports += [replayed(document, ENDS_OF, 1000 + seed) for seed in range(len(reports), seeds)]
         ratios: Row = {}
         apart = 1.0
@@ -171,6 +175,13 @@ def ends(document: Plan) -> Row:
             break
     worst = max(max(r, 1 / r) for each in ratios.values() for r in each.values())
     return {"ratios": ratios, "worst": round(worst, 4), "seeds_apart": round(apart, 4)}
+
+
+def held(engine: GroupPrediction, osl: float) -> float:
+    """Requests in one engine on average."""
+    latency = engine.e2e_ms or engine.ttft_ms
+    stay_ms = latency.mean.value if latency else osl * engine.tpot_ms.mean.value if engine.tpot_ms else 0.0
+    return engine.load_rps * stay_ms / 1e3
 
 
 # ------------------------------------------------------------------ what was not found
@@ -197,8 +208,10 @@ def holds(request: Row, engines: str) -> Row | None:
     try:
         asked = {"model": request["model"], "gpu": gpu, "framework": request["framework"]}
         document = document_of_shapes(engines, asked)
-        load = f"{work},rate={float(rate or HARDLY_ANY) * CLEARLY}"
-        report = simulate(SimulationRequest(plan=document, workload=load, slo=request["slo"], requests=ALONE))  # type: ignore[arg-type]
+        asked_rps = float(rate or HARDLY_ANY) * CLEARLY
+        sent = SimulationRequest(plan=document, workload=f"{work},rate={asked_rps}", slo=request["slo"], requests=ALONE)  # type: ignore[arg-type]
+        stay_s = sent.workload.osl * max(bound.limit_ms for bound in sent.slo.bounds if bound.metric == "tpot") / 1e3
+        report = simulate(sent.model_copy(update={"requests": max(ALONE, round(FILLS * asked_rps * stay_s))}))
     except ShardwrightError:
         return None
     if report.falls_behind or not all(each.holds and each.simulated is not None for each in report.slo):
@@ -247,6 +260,7 @@ def line(number: int, *, with_ends: bool) -> Row:
         return row
     row["engines"] = [f"{len(g.replicas)}x{g.layout.label} {g.role}" for g in answer.decision.engines]
     row["rps"], row["utilisation"] = answer.prediction.request_rate_rps.value, answer.prediction.utilisation
+    row["slowest"] = round(max(SETTLES * held(each, answer.request.workload.osl) for each in answer.prediction.engines))
     if with_ends:
         row |= ends(answer)
     running = Running.of(answer)
@@ -284,6 +298,9 @@ def summed_up(rows: list[Row]) -> Row:
         "beyond": [
             {name: row[name] for name in ("request", "utilisation", "ratios", "worst", "seeds_apart")} for row in far
         ],
+        "slow": (slow := sum(row["slowest"] > MOST for row in plans)),
+        "slow_pct": round(100 * slow / len(rows), 1),
+        "slow_cpu_s_most": max((row["cpu_s"] for row in plans if row["slowest"] > MOST), default=None),
         "cpu_s_median": float(np.median([row["cpu_s"] for row in rows])),
         "cpu_s_p95": float(np.quantile([row["cpu_s"] for row in rows], 0.95)),
         "cpu_s_most": max(row["cpu_s"] for row in rows),

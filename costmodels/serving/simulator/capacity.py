@@ -144,13 +144,13 @@ def saturated_rps(engine: Engine, isl: Ints, osl: Ints, rate_rps: float, *, seed
     it is sent, all that it can, whichever of its limits it is at (cache, sequences, prefill).
 
     Args:
-        isl, osl: of the requests, five times as many as the engine holds or more: the first that it holds fill it, the
-            last leave it empty.
+        isl, osl: of the requests, five times as many as the engine holds or more: the last that it holds leave it
+            empty, and the first half are not counted, since those that fill it came together.
     """
     outcome = simulate(engine, open_loop(isl, osl, rate_rps, seed=seed))
     finish = np.sort(outcome.finish_us[outcome.served])
     held = min(int(outcome.timeline[:, 2].max()), len(finish) // 3)
-    full = finish[held : len(finish) - held]
+    full = finish[int(len(finish) * SETTLED) : len(finish) - held]
     return float((len(full) - 1) / (full[-1] - full[0]) * 1e6)
 
 

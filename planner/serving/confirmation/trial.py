@@ -61,8 +61,13 @@ MOST_ELASTIC = 0.9
 MOST_WARM_UP = 0.5
 """Share of a run that warms up, at most."""
 
-FEW_AT_EDGE = 600
-"""Requests of that run, at least."""
+FEW_AT_EDGE = 1200
+"""Requests of the run that tells what an engine can do at most, ..."""
+
+FILLS = 40
+"""... and no fewer than these times what it holds, where :data:`MOST_OF_SLOW` are as many: prompts that began together
+delay each other's tokens but once; when they have come apart, which takes some ten lifetimes, an engine did down to
+0.6 of what it could at first."""
 
 TOLERANCE = 0.0125
 """An engine that misses a bound is planned with at most this share less than it carries."""
@@ -132,7 +137,7 @@ class Trial:
     def _edge_rps(self) -> float:
         """What the engine can do at most; infinite where it is far from that."""
         held = self.group.limits.max_sequences * int(self.group.layouts.dp[0])
-        isl, osl = self._lengths(min(max(FEW_AT_EDGE, 5 * held), MOST))
+        isl, osl = self._lengths(min(max(FEW_AT_EDGE, FILLS * held), MOST_OF_SLOW))
         return self.tested.edge_rps(isl, osl, max(self.group.load_rps, float(self.group.capacity_rps.value[0])))
 
     @property

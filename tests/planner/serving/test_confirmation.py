@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cases import DENSE, EXPERTS, SLO, WORKLOAD
 
+from costmodels.serving.simulator.capacity import saturated_rps
 from planner.replay.report import Sending, drawn_load, simulate_plan
 from planner.serving import operating_points
 from planner.serving.confirmation import confirmation
@@ -20,6 +21,7 @@ from planner.serving.engines.options import UNTRIED, ServingOption, solved_again
 from planner.serving.planning import plan
 from profiles.errors import Infeasible
 from profiles.store import ProfileStore
+from tests.costmodels.lengths import constant_lengths
 
 Planned = Callable[..., Plan]
 
@@ -176,6 +178,22 @@ def test_what_the_formulas_promise_too_much_is_taken_back(
     assert told.value.details["highest_rate_rps"] == pytest.approx(carries)
 
 
+def test_a_plan_of_two_kinds_of_engine_says_what_all_its_requests_see(simulated: Planned, bare: ProfileStore) -> None:
+    p = simulated(DENSE, "2xH100+3xL40S", WORKLOAD, "ttft=2s,tpot=60ms")
+    assert len(p.prediction.engines) == 2
+    report = simulate_plan(p, drawn_load(p, served(p), 20_000, seed=7), "drawn", sending=Sending(seed=7), store=bare)
+    for metric in ("ttft_ms", "tpot_ms", "e2e_ms"):
+        said, seen = getattr(p.prediction, metric), getattr(report, metric)
+        kinds = [getattr(each, metric) for each in p.prediction.engines]
+        for share in ("mean", "p50", "p90", "p99"):
+            within = sorted(getattr(each, share).value for each in kinds)
+            assert within[0] * (1 - 1e-9) <= getattr(said, share).value <= within[1] * (1 + 1e-9)
+            if metric != "ttft_ms":  # so near the edge a queue is a matter of arrivals
+                assert getattr(said, share).value == pytest.approx(getattr(seen, share).value, rel=0.12), share
+    for check in p.prediction.slo:
+        assert check.predicted == getattr(p.prediction, f"{check.metric}_ms").p90
+
+
 def test_after_some_rounds_only_simulated_engines_are_left(bare: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one round, the engine that misses its bounds is the answer, at what it carries, and the plan says so."""
     request = {"model": DENSE, "cluster": "2xH100", "workload": WORKLOAD, "slo": SLO, "disaggregation": "never"}
@@ -203,6 +221,28 @@ def test_after_some_rounds_only_simulated_engines_are_left(bare: ProfileStore, m
     other = plan(request, store=bare)
     assert throughput(other) > throughput(p)
     assert not any("only engines that had been simulated" in note for note in other.provenance.notes)
+
+
+def test_an_engines_edge_is_that_of_prompts_that_no_longer_come_together(
+    bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond what a full engine does for hours it falls behind at the first long queue, and stays behind."""
+    tried: list[Trial] = []
+
+    def check(self: Trial) -> Any:
+        tried.append(self)
+        return original(self)
+
+    original = Trial.check
+    monkeypatch.setattr(Trial, "check", check)
+    asked = {"model": "Qwen/Qwen3-32B", "cluster": "2xH200", "framework": "sglang", "slo": "ttft=1s,tpot=100ms"}
+    plan({**asked, "workload": "isl=4000,osl=500", "disaggregation": "never"}, store=bare)
+    assert tried
+    for trial in tried:
+        n = 200 * trial.group.limits.max_sequences
+        lengths = constant_lengths(n, 4000, 500)
+        settled = saturated_rps(trial.tested.sure, *lengths, 2 * trial.group.load_rps)
+        assert trial._edge_rps <= 1.1 * settled
 
 
 def test_an_slo_that_no_simulated_engine_holds_is_refused_with_the_nearest(
