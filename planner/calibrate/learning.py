@@ -21,6 +21,7 @@ from costmodels.serving.frameworks.framework import find_framework
 from planner.calibrate.worse import worse
 from planner.contract.words import cell
 from planner.serving.asked_rows import day_stamped
+from planner.serving.campaigns import WHO
 from planner.serving.measured.columns import Measured, measured_columns
 from planner.serving.prediction_table import added_columns, predict
 from profiles.errors import InputError
@@ -28,9 +29,6 @@ from profiles.store import ProfileStore
 
 FEWEST = 8
 """Runs of a framework from which constants are learned."""
-
-CAMPAIGNS = ("campaign", "source")
-"""Columns that say who measured a run, the first that is there."""
 
 _STATISTICS = (("ttft_ms_mean",), ("ttft_ms_p50",), ("tpot_ms_mean",), ("tpot_ms_p50", "itl_ms_p50"))
 
@@ -143,7 +141,7 @@ def calibrate(
     errors = answer[added_columns(table.columns, beside_measured=True)["error"]]
     reasons = Counter(text.partition("; ")[0] for text in errors if text)
     statistics = statistics_of(truth, len(table))
-    column = next((name for name in CAMPAIGNS if name in table.columns), None)
+    column = next((name for name in WHO if name in table.columns), None)
     campaign = np.full(len(table), "own", dtype=object) if column is None else table[column].to_numpy(dtype=object)
     if not loops:
         raise InputError("runs: none can be used", _first(reasons))

@@ -161,7 +161,9 @@ def asked_row(
     drafts = _drafts(record.get("spec", "")) if work.speculation is None else 0
     if (users := work.concurrency) is not None:
         weights = record.get("precision", "")
-        engine = CampaignEngine(framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0)
+        engine = CampaignEngine(
+            framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0, framework.release
+        )
         date = record.get("date", "")
         record = as_started(
             {**record, "date": day_stamped(date)} if _STAMP.fullmatch(date) or _EPOCH.fullmatch(date) else record,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from costmodels.serving.frameworks.history import Release
 from profiles.hardware import Gpu
 
 
@@ -129,6 +130,21 @@ class UnhiddenDrafting(Facts):
     step_us: float = Field(gt=0)  # what each step takes more
 
 
+class TunedFirst(Facts):
+    """Releases that tune kernels when prompts first fill a step's budget, so that all who sent them wait."""
+
+    since: str  # the first that does
+    before: str
+    from_capability: float  # CUDA compute capability from which it holds
+    wait_s: dict[str, float]  # by precision of weights
+
+    def wait_us(self, release: Release, gpu: Gpu, weights: str) -> float:
+        """What they wait under a release, on a GPU, for a model in a precision; 0: nothing."""
+        there = not release.older_than(self.since) and release.older_than(self.before)
+        fast = (gpu.compute_capability or 0.0) >= self.from_capability
+        return 1e6 * self.wait_s.get(weights, 0.0) if there and fast else 0.0
+
+
 class ExpertBackend(Facts):
     """Which of its kernels for experts an engine must be told to run: those that its rows, or a stand-in's, are of."""
 
@@ -165,6 +181,7 @@ class Capabilities(Facts):
         launches_experts_singly: whether kernels of layers with experts are launched one by one for prompts, outside of
             any graph.
         unhidden_drafting: what steps that draft take more where the host is not hidden; None: it is, or nobody knows.
+        tuned_first: what prompts that first fill a step wait for; None: nothing beside that.
         gathers_in: by precision of experts, bytes of an element in which attention ranks gather tokens for them, where
             they quantize before; else 16 bits.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
@@ -179,6 +196,7 @@ class Capabilities(Facts):
     one_process: OneProcess | None = None
     unhidden_drafting: UnhiddenDrafting | None = None
     compiles_at_first: Literal["none", "all", "latent_attention"] = "none"
+    tuned_first: TunedFirst | None = None
     launches_experts_singly: bool = False
     caches: dict[str, tuple[str, ...]] = {}
     own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}

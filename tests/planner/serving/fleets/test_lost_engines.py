@@ -91,3 +91,31 @@ def test_engines_admit_what_every_step_sends_them() -> None:
         for route in step.routing:
             assert all(longest[name] >= route.isl_to - 1 + 200 for name in route.weights)
     assert simulate(parse_simulation_request({"plan": plan})).refused == ()
+
+
+def test_what_misses_its_promise_after_a_loss_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan said of such a state that nobody knows, and stayed."""
+    from planner.serving.confirmation.trial import Trial
+    from planner.serving.fleets import planning
+
+    now, check, short = planned(1), Trial.check, planning.short_after_loss
+    told: list[dict[tuple[int, int], float]] = []
+
+    def missed(*args: object) -> dict[tuple[int, int], float]:
+        with monkeypatch.context() as patched:
+            patched.setattr(Trial, "check", (lambda _: None) if not told else check)
+            told.append(short(*args))  # type: ignore[arg-type]
+        return told[-1]
+
+    monkeypatch.setattr(planning, "short_after_loss", missed)
+    planned.cache_clear()
+    more = planned(1)
+    planned.cache_clear()
+    first, *later = told
+    assert first
+    assert all(0.5 <= share < 1 for share in first.values())
+    assert later[-1] == {}
+    assert now.decision.usd_per_hour is not None
+    assert more.decision.usd_per_hour is not None
+    assert more.decision.usd_per_hour >= now.decision.usd_per_hour
+    assert more.prediction.services[0].holds_after_loss is True
