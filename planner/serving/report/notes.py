@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from costmodels.operations.exchanges import exchange_kinds
 from costmodels.origins import HOW
 from costmodels.serving.frameworks.caches import default_cache
 from costmodels.serving.frameworks.framework import PREDICTED
@@ -20,6 +19,7 @@ from planner.serving.engines.options import ServingOption
 from planner.serving.engines.pairing import pairing_notes
 from planner.serving.operating_points import FEW_PLACES
 from planner.serving.request import PlanRequest
+from planner.serving.wide_experts import kin_told
 
 _FROM_HASHES = "is what hashes of the trace's prompts show for one cache that forgets nothing"
 QUEUES = 0.8
@@ -189,10 +189,7 @@ def _expert_notes(request: PlanRequest, groups: list[Group]) -> list[str]:
     if request.exchange is not None and len(ways) > 1:
         taken = ", ".join(f"{group.id} ({group.role}) {group.layout.exchange}" for group in groups)
         notes.append(f"exchange={request.exchange} was asked for, and not every engine runs it: {taken}")
-    for name in sorted(ways - {NOTHING}):
-        kind = next(kind for kind in exchange_kinds() if kind.name == name)
-        if kind.like:
-            notes.append(f"exchange {name} is priced as {kind.like}, less surely: {kind.source}")
+    notes += [note for name in sorted(ways) for note in kin_told(name)]
     if any(group.role == "aggregated" for group in wide):
         notes.append(
             "engines that do prompts and answers run one exchange for all their steps, without what low latency saves "
