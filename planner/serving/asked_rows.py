@@ -26,7 +26,7 @@ from planner.serving.campaigns import COLD, CampaignEngine, as_started
 from planner.serving.harness_words import in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
-from planner.serving.wide_experts import EngineMachines, WideAsked, wide_asked, with_experts
+from planner.serving.wide_experts import EngineMachines, WideAsked, kin_told, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric
 from profiles.values import number, shown, whole
@@ -141,6 +141,7 @@ def asked_row(
         notes.append(f"times and watts against the clock were not measured on {gpu.name}: carried over with wider ends")
     layout, taken = with_experts(_layout(record, model), wide, model, on)
     notes += [f"not given, so: {', '.join(taken)}"] if taken else []
+    notes += kin_told(layout.exchange)
     work = _workload(record, find_workload, notes)
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")

@@ -32,7 +32,7 @@ class ExchangeWay(Facts):
     """A way in which tokens reach their experts, as the framework has it.
 
     Attributes:
-        backend: its own word; ``mode``: the one beside it, where there is one.
+        backend: its own word; ``mode``: the one beside it, where there is one; ``also``: its earlier ones.
         since: the first release that has it, or may (the one after the last that is known not to); "": all have.
         roles: of engines that run it; ``usual``: that run it when nothing is said, from ``usual_from`` GPUs on, on
             GPUs of ``usual_capability`` or more, of which a node or NVLink domain has ``usual_domain`` or more.
@@ -46,6 +46,7 @@ class ExchangeWay(Facts):
 
     backend: str
     mode: str = ""
+    also: tuple[str, ...] = ()
     since: str = ""
     roles: tuple[EngineRole, ...]
     usual: tuple[EngineRole, ...] = ()
@@ -75,6 +76,7 @@ class Parallelism(Facts):
             are on more nodes than they fill.
         exchanges: by our name (``costmodels/operations/exchanges.yaml``), how tokens may reach their experts other than
             that all ranks gather them all; each needs the experts shared out over the whole group, as all of them do.
+        unpriced: exchanges that it has and that are refused, by its own word: why.
         overlaps: what may hide an exchange.
         copies_need_balancer: whether copies of experts are refused without a balancer.
         dispatch_tokens: most tokens of a GPU that low-latency buffers are made for: when nothing is said, and at most.
@@ -87,11 +89,18 @@ class Parallelism(Facts):
     tensor_and_data_parallel_attention: bool
     scatters_attention_replicas: bool
     exchanges: dict[str, ExchangeWay] = {}
+    unpriced: dict[str, str] = {}
     overlaps: tuple[str, ...] = ()
     copies_need_balancer: bool = False
     dispatch_tokens: tuple[int, int] = (128, 1024)
     whole_experts: tuple[str, ...] = ()
     drafts_in_stages: bool = True
+
+    def exchanges_called(self, word: str) -> list[str]:
+        """Our names of what it, or we, call ``word`` (several: a backend with modes of its own for each role)."""
+        if word in self.exchanges:
+            return [word]
+        return [name for name, each in self.exchanges.items() if word in (each.backend.casefold(), *each.also)]
 
     def overlaps_of(self, exchange: str) -> tuple[str, ...]:
         """What may hide an exchange."""

@@ -48,10 +48,6 @@ def _interval(estimate: Estimates, factor: float = 1.0) -> Interval:
     )
 
 
-def _scaled(interval: Interval, factor: float) -> Interval:
-    return Interval(value=interval.value * factor, low=interval.low * factor, high=interval.high * factor)
-
-
 def _inverse(interval: Interval, numerator: float) -> Interval:
     return Interval(value=numerator / interval.value, low=numerator / interval.high, high=numerator / interval.low)
 
@@ -173,7 +169,7 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
     rate = Interval(value=served_rps, low=min(served_rps, low), high=min(served_rps, high))
     if request.goal == "throughput" or request.workload.rate_rps is None:
         rate = Interval(value=value, low=low, high=high)
-    output = _scaled(rate, float(request.workload.mean_osl))
+    output = rate.times(float(request.workload.mean_osl))
     metrics: tuple[Metric, ...] = ("ttft", "tpot", "e2e") if request.workload.osl > 1 else ("ttft", "e2e")
     latencies = {m: served_latency(pairs, checks, m) for m in metrics}
     tpot = latencies.get("tpot")
@@ -185,7 +181,7 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
         high=power.high / max(output.low, 1e-12),
     )
     cost, price = decision.usd_per_hour, request.usd_per_kwh
-    electricity = None if price is None else _scaled(power, price / 1e3)
+    electricity = None if price is None else power.times(price / 1e3)
     parts: dict[str, float] = {}
     for weight, pair in zip(weights_of(pairs), pairs, strict=True):
         for part, us in pair.served.ttft_parts_us.items():
@@ -199,11 +195,11 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
         effects=effects_of(pairs[0]),
         request_rate_rps=rate,
         output_tokens_per_s=output,
-        output_tokens_per_s_per_gpu=_scaled(output, 1 / decision.gpus_used),
+        output_tokens_per_s_per_gpu=output.times(1 / decision.gpus_used),
         output_tokens_per_s_per_user=None if tpot is None else _inverse(tpot.mean, 1e3),
         utilisation=min(served_rps / value, 1.0),
         power_watts=power,
-        joules_per_input_token=_scaled(joules, request.workload.mean_osl / request.workload.mean_isl),
+        joules_per_input_token=joules.times(request.workload.mean_osl / request.workload.mean_isl),
         joules_per_output_token=joules,
         electricity_usd_per_hour=electricity,
         usd_per_million_output_tokens=_usd_per_million(output, cost, electricity),

@@ -217,3 +217,11 @@ def test_a_breaker_is_a_curve_or_only_named(fields: dict[str, Any], breaker: Any
     (curve,) = row_without_load(parse_power_request(fields)).tree.curves
     assert len(curve) == points
     assert not points or curve[0] == (1.1, 600)
+
+
+def test_watts_may_be_words(fields: dict[str, Any]) -> None:
+    words = copy.deepcopy(fields)
+    words["supply"]["budget_watts"] = f"{fields['supply']['budget_watts'] / 1000:g}kW"
+    for name in ("nameplate_watts", "other_watts"):
+        words["servers"][0][name] = f"{fields['servers'][0][name]} W"
+    assert parse_power_request(words) == parse_power_request(fields)
