@@ -104,7 +104,8 @@ def _read(file: Path) -> dict[str, Any]:
 def _described(name: str, fields: Mapping[str, Any], file: Path) -> tuple[Gpu, Node]:
     if missing := _nulls(fields):
         raise InputError(
-            f"GPU facts {file}: {name} lacks {', '.join(missing)}", "fill them in, each with a source under sources"
+            f"GPU facts {file}: {name} lacks {', '.join(named(each) for each in missing)}",
+            "fill them in, each with a source under sources",
         )
     facts = dict(fields)
     place = facts.pop("node", None)

@@ -5,6 +5,7 @@ Apart from :mod:`profiles.measurements`, so that what only names operations does
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ import pandas as pd
 from profiles.errors import DataError
 from profiles.measurements import Column, Operation, columns_of
 from profiles.values import shown
+
+NOT_FINITE = "is not finite"
 
 # (smaller or equal, larger): pairs of columns that contradict each other in the opposite order.
 _ORDERED = (
@@ -107,14 +110,20 @@ def _text(column: Column, values: pd.Series, where: str) -> pd.Series:
 
 
 def _number(column: Column, values: pd.Series, where: str) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce")
+    try:
+        numbers = pd.to_numeric(values, errors="coerce")
+    except OverflowError:  # integers beyond every float
+        _refuse(
+            where, column, values, values.map(lambda v: isinstance(v, int) and abs(v) > sys.float_info.max), NOT_FINITE
+        )
+        raise
     if pd.api.types.is_bool_dtype(numbers.dtype):
         numbers = numbers.astype("Int64")
     missing = numbers.isna()
     if missing.any():
         _refuse(where, column, values, missing & (column.required | values.notna()), "is not a number")
     plain = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-    _refuse(where, column, values, np.isinf(plain), "is not finite")
+    _refuse(where, column, values, np.isinf(plain), NOT_FINITE)
     _refuse(where, column, values, plain < column.minimum, f"is below {column.minimum:g}")
     _refuse(where, column, values, plain > column.maximum, f"is above {column.maximum:g}")
     if column.kind == "float":

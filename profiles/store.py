@@ -258,7 +258,7 @@ class ProfileStore:
 
             return empty_rows(known)[wanted]
         text = [c.name for c in columns_of(known) if c.kind == "str" and c.name in wanted] if categories else []
-        rows: pd.DataFrame = self._read(operation, wanted, only, text).to_pandas()
+        rows: pd.DataFrame = self._read(operation, wanted, only, text).to_pandas(ignore_metadata=True)
         return rows
 
     def values(self, operation: str, column: str) -> list[str]:
