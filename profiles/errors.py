@@ -35,6 +35,11 @@ class ShardwrightError(Exception):
         super().__init__(self.message)
         self.details = details
 
+    @property
+    def line(self) -> str:
+        """Message and hint in one line, as tables have it."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
 
 class InputError(ShardwrightError):
     """The request cannot be understood or contradicts itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -67,7 +67,9 @@ def read_catalogue(
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise file.wrong(f"column {', '.join(missing)} is missing")
-    columns = {name: numbers(table[name]) for name in ("AcceleratorCount", "Price", "SpotPrice")}
+    columns = {
+        name: (table[name].tolist(), numbers(table[name])) for name in ("AcceleratorCount", "Price", "SpotPrice")
+    }
     infos = table["GpuInfo"].tolist() if "GpuInfo" in table.columns else [""] * len(table)
     best: dict[tuple[str, str, str], Price] = {}
     skipped: dict[str, None] = {}
@@ -77,29 +79,17 @@ def read_catalogue(
         name, where = name.strip(), where.strip()
         if not name or (region is not None and where != region):
             continue
-        values = {}
-        for column, found in columns.items():
-            text = table[column].iloc[row].strip()
-            value = found[row]
-            if text and (value is None or not math.isfinite(value) or value < 0):
-                raise file.wrong(
-                    f"row {row + 1}: {column} {shown(text)} is not a number of at least 0", "correct the row"
-                )
-            values[column] = value if text else None
-        count = values["AcceleratorCount"]
-        if not count:
-            raise file.wrong(f"row {row + 1}: AcceleratorCount is missing", "correct the row")
+        count, price, spot = _offered(row, columns, file)
         gpus = catalogue.candidates(_name(name, infos[row]))
         if len(gpus) != 1:
             skipped[name] = None
             continue
-        price, spot = (None if not values[c] else (values[c] or 0.0) / count for c in ("Price", "SpotPrice"))
-        if price is None and spot is None:
+        if not price and not spot:
             continue
         offer = Price(
             gpu=gpus[0].name,
-            usd_per_gpu_hour=price,
-            spot_usd_per_gpu_hour=spot,
+            usd_per_gpu_hour=price / count if price else None,
+            spot_usd_per_gpu_hour=spot / count if spot else None,
             provider=provider,
             instance=instance.strip() or name,
             region=where or None,
@@ -116,6 +106,24 @@ def read_catalogue(
             f"it has {', '.join(skipped)}" if skipped else CATALOGUE_HINT,
         )
     return Imported(offers=tuple(sorted(best.values(), key=_order)), skipped=tuple(skipped))
+
+
+def _offered(row: int, columns: Mapping[str, tuple[list[str], list[float | None]]], file: Source) -> list[float]:
+    """(GPUs, USD per hour of them all, the same of spot ones) of a row, 0 where it is not offered so. ``columns``: the
+    texts of each, and the numbers that they are.
+
+    Raises:
+        InputError: one of them is no number of at least 0, or no GPUs are said.
+    """
+    values = []
+    for column, (texts, found) in columns.items():
+        text, value = texts[row].strip(), found[row] if texts[row].strip() else 0.0
+        if value is None or not math.isfinite(value) or value < 0:
+            raise file.wrong(f"row {row + 1}: {column} {shown(text)} is not a number of at least 0", "correct the row")
+        values.append(value)
+    if not values[0]:
+        raise file.wrong(f"row {row + 1}: AcceleratorCount is missing", "correct the row")
+    return values
 
 
 def _name(name: str, info: str) -> str:

@@ -1,8 +1,8 @@
 """Whether the documents say what the program does: ``python -m tests.docs_check [--write] [--run]``.
 
 Every option, command, endpoint, setting and kind stands in README.md or docs/; every `plan` command that is shown is
-one that the program has, with options that it has. ``--write`` writes docs/commands.md
-and the tables of docs/rest.md anew. ``--run`` runs the commands too, but for those in marked blocks::
+one that the program has, with options that it has; links lead somewhere, and README to every page. ``--write`` writes
+docs/commands.md and the tables of docs/rest.md anew. ``--run`` runs the commands too, but for those in marked blocks::
 
     <!-- not run: why -->
 """
@@ -214,6 +214,28 @@ def wrong() -> list[str]:
     return found
 
 
+def dead_links() -> list[str]:
+    """Links to files or headings that are not there, paths that NOTICE names and the tree lacks, and pages of docs/
+    that README does not link to."""
+    texts = {page: page.read_text("utf-8") for page in (*pages(), ROOT / "CONTRIBUTING.md")}
+    found = []
+    for page, text in texts.items():
+        for target, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
+            to = (page.parent / target).resolve() if target else page
+            if not to.exists() or (heading and heading not in _anchors(texts[to])):
+                found.append(f"{page.name}: the link to {target}{'#' * bool(heading)}{heading} leads nowhere")
+    linked = re.findall(r"\]\((docs/[^)#\s]+)", texts[ROOT / "README.md"])
+    found += [f"README.md: no link to docs/{page.name}" for page in pages()[1:] if f"docs/{page.name}" not in linked]
+    said = re.findall(r"^((?:\w+/)+[\w.]*) —", (ROOT / "NOTICE").read_text("utf-8"), re.MULTILINE)
+    return found + [f"NOTICE: {path} is not there" for path in said if not (ROOT / path).exists()]
+
+
+def _anchors(text: str) -> set[str]:
+    """What links to the headings of a page end in, as GitHub makes it of them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def _run(command: Shown, folder: str) -> subprocess.CompletedProcess[str]:
     """Runs it in ``folder``. Raises TimeoutExpired where it does not end."""
     return subprocess.run(
@@ -253,7 +275,7 @@ def main(arguments: list[str]) -> int:
             path.write_text(generated()[path], "utf-8")
         stale = []
     problems = [f"{path.name}: is not what the program says; run python -m tests.docs_check --write" for path in stale]
-    problems += [*unsaid(), *wrong()]
+    problems += [*unsaid(), *wrong(), *dead_links()]
     if "--run" in arguments:
         problems += failing()
     for problem in problems:

@@ -47,12 +47,14 @@ def check_text(arguments: Sequence[str]) -> None:
             raise InputError(f"argument {place}: {shown(argument)} holds a NUL character", "leave it out")
 
 
-def strict_numbers(command: Any, arguments: Sequence[str]) -> Any:
-    """``command`` (typer's), whose number options and those of the commands below it that ``arguments`` may name read
-    their text strictly. What is a number stands in the annotations: how typer keeps it changes with its version."""
+def strict(command: Any, arguments: Sequence[str]) -> Any:
+    """``command`` (typer's), whose options refuse to be empty, and numbers among them to be anything else; so do those
+    of the commands below it that ``arguments`` may name. What is a number stands in the annotations: how typer keeps it
+    changes with its version."""
     hints = get_type_hints(command.callback, include_extras=True) if command.callback else {}
     for parameter in command.params:
         annotated = hints.get(parameter.name)
+        _refuse_blank(parameter)
         kinds = {annotated, *get_args(annotated), *(get_args(get_args(annotated)[0]) if get_args(annotated) else ())}
         kind = next((kind for kind in (int, float) if kind in kinds), None)
         if kind is not None:
@@ -64,8 +66,22 @@ def strict_numbers(command: Any, arguments: Sequence[str]) -> Any:
             parameter.process_value = partial(_in_digits, process) if counts_tokens else process
     for name, below in getattr(command, "commands", {}).items():
         if name in arguments:
-            strict_numbers(below, arguments)
+            strict(below, arguments)
     return command
+
+
+def _refuse_blank(parameter: Any) -> None:
+    """Has an option refuse a value without a letter: an unset variable of a shell is not what its default is."""
+    process, name = parameter.process_value, max(parameter.opts, key=len)
+
+    def read(context: Any, value: Any) -> Any:
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, str) and not each.strip():
+                raise InputError(f"{name}: is empty", "give a value, or leave it out")
+        return process(context, value)
+
+    if name.startswith("-"):
+        parameter.process_value = read
 
 
 def _in_digits(process: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:

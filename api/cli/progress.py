@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,16 @@ if TYPE_CHECKING:
 
 
 PATIENCE_S = 2.0
+
+
+@contextmanager
+def silent(quiet: bool) -> Iterator[None]:
+    """Nothing is written to standard error meanwhile, where one is ``quiet``; errors that are raised are told after."""
+    if not quiet:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+        yield
 
 
 class Reporter:

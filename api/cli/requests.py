@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from api.cli.options import option_name
 from profiles.errors import InputError
 from profiles.files import is_folder
-from profiles.values import named
+from profiles.values import named, shown
 
 if TYPE_CHECKING:
+    from planner.contract.documents import Document
     from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
 
@@ -69,6 +71,18 @@ def gathered(
         **with_files(rest, folder, catalogue, skip_failed=skip_failed),
         **with_files(asked, Path(), catalogue, skip_failed=skip_failed),
     }, folder
+
+
+def check_words(asked: Mapping[str, Any], request: type[Document]) -> None:
+    """Raises InputError for a word that leaves a cell of a table blank: an option that is not meant is left out. Where
+    nothing is the default, ``none`` says so."""
+    from planner.contract.engine import NOTHING
+    from planner.contract.words import cell
+
+    for name, value in asked.items():
+        text, default = str(value), request.model_fields[name].default
+        if not cell(text) and not (text.casefold() == NOTHING and default in (None, NOTHING)):
+            raise InputError(f"{option_name(request, name)}: {shown(text)} is not known", "leave it out")
 
 
 def with_files(

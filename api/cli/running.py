@@ -14,10 +14,11 @@ from typing import Any
 
 import typer
 
-from api.cli.arguments import check_text, in_brief, strict_numbers
+from api.cli.arguments import check_text, in_brief, strict
 from api.cli.framework_words import in_our_words
 from api.settings import settings
 from profiles.errors import ShardwrightError
+from profiles.values import named as named_file
 from profiles.values import shortened, shown
 
 COMMON = ("profiles", "quiet")
@@ -71,7 +72,9 @@ def run(
         return INTERRUPTED
     except BrokenPipeError:
         return _silence()
-    except OSError as error:  # standard output on a full disk; our own files report theirs with a name
+    except OSError as error:  # of a path that nobody could look at, or of standard output on a full disk
+        if error.filename is not None:
+            return _complain(f"{named_file(error.filename)} cannot be used ({error.strerror})", "name another file", 2)
         _silence()
         return _complain(f"standard output cannot be written ({error.strerror})", "make room, or write elsewhere", 2)
     except SystemExit as stop:
@@ -81,7 +84,7 @@ def run(
 
 
 def _main(app: typer.Typer, given: list[str]) -> Any:
-    return strict_numbers(typer.main.get_command(app), given).main(
+    return strict(typer.main.get_command(app), given).main(
         given, prog_name="plan", standalone_mode=False, default_map=usual_options(app)
     )
 

@@ -62,8 +62,8 @@ def check_tls(settings: ServiceSettings) -> None:
         ) from error
 
 
-def run(settings: ServiceSettings, listening: socket.socket) -> None:
-    """Serves until a signal.
+def run(settings: ServiceSettings, listening: socket.socket, *, quiet: bool) -> None:
+    """Serves until a signal. A ``quiet`` one does not say where; its log is the settings' (``log_level``).
 
     Raises:
         InputError, DatabaseAway: the database or the certificate cannot be used.
@@ -86,9 +86,9 @@ def run(settings: ServiceSettings, listening: socket.socket) -> None:
     )
     scheme = "https" if settings.tls_cert else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    print(
-        f"serving {scheme}://{host}:{settings.port} from {service.planner.database.shown}", file=sys.stderr, flush=True
-    )
+    if not quiet:
+        where = f"serving {scheme}://{host}:{settings.port} from {service.planner.database.shown}"
+        print(where, file=sys.stderr, flush=True)
     sys.setswitchinterval(_TURN_S)
     gc.collect()
     gc.freeze()  # what was imported stays: looking through all of it again takes 0.1 s, in which nobody is answered

@@ -102,6 +102,14 @@ def _check_media_type(request: Request) -> None:
         )
 
 
+def as_text(body: bytes) -> str:
+    """``body`` in UTF-8. Raises ValueError where it is not."""
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start + 1:,} is not valid utf-8") from error
+
+
 def parse_json_body(body: bytes, schema: str) -> Any:
     """``body`` as JSON; ``schema`` names what it should be.
 
@@ -109,8 +117,8 @@ def parse_json_body(body: bytes, schema: str) -> Any:
         RefusedError: 400, saying where it ends to be JSON.
     """
     try:
-        return strict_json(body.decode("utf-8"))
-    except ValueError as error:  # UnicodeDecodeError is one
+        return strict_json(as_text(body))
+    except ValueError as error:
         raise RefusedError(
             400,
             "malformed-json",

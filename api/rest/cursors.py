@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from api.rest.problems import RefusedError
+from fastapi import Query
+from pydantic import BeforeValidator
+
+from api.rest.problems import RefusedError, bad_parameter
 from planner.contract.published import digest_of
+from profiles.values import shown, whole
 
 T = TypeVar("T")
+
+LARGEST_PAGE = 200
+
+
+def _page_size(value: Any) -> Any:
+    """Raises RefusedError for what is no number of rows, in our words and digits."""
+    count = whole(value) if isinstance(value, str) else value
+    if count is None or not 1 <= count <= LARGEST_PAGE:
+        wrong = f"{shown(value)} is not a whole number from 1 to {LARGEST_PAGE}"
+        raise bad_parameter("limit", wrong, "write it in digits, for example limit=50")
+    return count
+
+
+PageSize = Annotated[int, BeforeValidator(_page_size), Query(ge=1, le=LARGEST_PAGE)]
 
 
 def write(place: Any, under: list[Any]) -> str:

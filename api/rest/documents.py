@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.rest import cursors, openapi
+from api.rest.cursors import PageSize
 from api.rest.problems import RefusedError, bad_parameter, not_found
 from api.rest.service import Service, checked_id, respond_document, when
 from api.storage.documents import Filter, Stored
@@ -73,7 +74,7 @@ def add(app: FastAPI, service: Service) -> None:
         model: Annotated[str | None, Query(max_length=256)] = None,
         since: Annotated[str | None, _TIME] = None,
         until: Annotated[str | None, _TIME] = None,
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        limit: PageSize = 50,
         cursor: Annotated[str | None, Query(max_length=1024)] = None,
     ) -> Any:
         if kind is not None and kind not in KINDS:
@@ -98,7 +99,7 @@ def _add_of_kind(app: FastAPI, service: Service, kind: Kind) -> None:
     async def of_kind(
         request: Request,
         model: Annotated[str | None, Query(max_length=256)] = None,
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        limit: PageSize = 50,
         cursor: Annotated[str | None, Query(max_length=1024)] = None,
     ) -> Any:
         return await _page(service, request, Filter(kind.name, model), limit, cursor)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from api.problems import Problem
 from api.rest import cursors, openapi
+from api.rest.cursors import PageSize
 from api.rest.events import event_stream
 from api.rest.problems import not_found
 from api.rest.service import Service, checked_id, job_fields
@@ -83,7 +84,7 @@ def add(app: FastAPI, service: Service) -> None:
     async def listed(
         request: Request,
         state: Annotated[Literal["queued", "running", "done", "failed", "cancelled"] | None, Query()] = None,
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        limit: PageSize = 50,
         cursor: Annotated[str | None, Query(max_length=1024)] = None,
     ) -> Any:
         """The newest first."""

@@ -48,7 +48,7 @@ def add(app: FastAPI, kind: Kind, service: Service) -> None:
         make,
         methods=["POST"],
         name=f"make {kind.name}",
-        summary=f"Make {kind.title.partition(':')[0]}",
+        summary=f"{kind.title[0].upper()}{kind.title[1:].partition(':')[0]}",
         description=f"{kind.title[0].upper()}{kind.title[1:]}. The same request has the same bytes for an answer, as "
         "long as package and measurements are the same.",
         response_class=Response,

@@ -43,6 +43,10 @@ def exchange_kinds() -> tuple[ExchangeKind, ...]:
     )
 
 
+def kind_of(exchange: str) -> ExchangeKind:
+    return exchange_kinds()[exchange_names().index(exchange)]
+
+
 @cache
 def exchange_names() -> tuple[str, ...]:
     return tuple(kind.name for kind in exchange_kinds())

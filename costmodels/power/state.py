@@ -127,6 +127,8 @@ def _levels(asked: Sequence[str], gpu: Gpu, of: Callable[[Gpu], list[str]]) -> l
 def _read(text: str, form: re.Pattern[str], field: str, example: str, units: dict[str, float]) -> float:
     found = form.fullmatch(text.strip())
     value = None if found is None else number(found["value"])
+    if text.strip().casefold() == ANY:
+        raise InputError(f"{field}: any is a choice, and nothing is chosen here", f"write one, for example {example}")
     if found is None or value is None or value <= 0:
         raise InputError(f"{field}: {shown(text)} is not understood", f"write for example {example}")
     return value * units.get((found["unit"] or "").casefold(), 1.0)

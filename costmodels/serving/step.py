@@ -127,8 +127,12 @@ def step_times(
     share = np.ceil(model.layers / layouts.pp) / model.layers
     own = Estimates.exact(calibration.host_us(model.layers * share, batch.decodes, eager) + waiting)
     over = _between_nodes(work, network)
-    latency = _calibrated(combine([layers, hop.scaled(hops), host]), calibration, over)
-    stage = _calibrated(combine([layers.scaled(share), hop, own]), calibration, over)
+    # No run of the calibration hides an exchange, or has one that another stands for.
+    further = np.hypot(
+        np.where(layouts.overlap != OVERLAPS.index("none"), OVERLAP_SPREAD, 0.0), spread_of(layouts.exchange)
+    )
+    latency = _calibrated(combine([layers, hop.scaled(hops), host]), calibration, over).widened(further)
+    stage = _calibrated(combine([layers.scaled(share), hop, own]), calibration, over).widened(further)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them
@@ -166,10 +170,9 @@ def _with_experts_sent(
     halves = np.where(two, 2.0, 1.0)
     parts = {name: [each.scaled(halves) for each in estimates] for name, estimates in by_part.items()}
     parts["dispatch"], parts["combine"] = [sent.dispatch.scaled(halves)], [sent.combine.scaled(halves)]
-    parts["overlap"] = [Estimates.exact(total - halves * together.value)]
+    parts["overlap"] = [Estimates.exact(np.where(two | one, total - halves * together.value, 0.0))]
     scale = np.divide(total, together.value, out=np.ones(len(total)), where=together.value > 0)
-    spread = np.hypot(np.where(two | one, OVERLAP_SPREAD, 0.0), spread_of(layouts.exchange))
-    return together.scaled(scale).widened(spread), parts
+    return together.scaled(scale), parts
 
 
 @dataclass(frozen=True)

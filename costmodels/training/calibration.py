@@ -35,6 +35,13 @@ class TrainingConstants(_Facts):
     expert_overhead: Positive
 
 
+class KernelRatios(_Facts):
+    """Time of one kernel ÷ that of another that was measured."""
+
+    flash2_on_hopper: Positive
+    grouped: Positive
+
+
 class TrainingSpread(_Facts):
     """Half-width (log) of the 80 % interval beside the kernels' own."""
 
@@ -70,6 +77,12 @@ def training_calibration() -> TrainingCalibration:
     """As shipped."""
     document = _parts()
     return TrainingCalibration(constants=document["constants"], spread=document["spread"])
+
+
+@cache
+def kernel_ratios() -> KernelRatios:
+    """Published and measured; nobody's runs change them."""
+    return KernelRatios.model_validate(_parts()["kernels"])
 
 
 @cache

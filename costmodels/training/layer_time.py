@@ -26,6 +26,7 @@ from costmodels.models.architecture import (
 from costmodels.operations.latent import QK_WIDTH, V_WIDTH
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import code
+from costmodels.training.calibration import kernel_ratios
 from costmodels.training.exchanges import Links
 from costmodels.training.layouts import UNFUSED, TrainingLayouts
 from costmodels.training.models import TrainedAttention, TrainedKind
@@ -34,7 +35,6 @@ from costmodels.training.own_kernels import (
     ADDED_UP,
     DATA_GRADIENT,
     FORWARD_PRODUCT,
-    GROUPED_SLOWER,
     IN_16_BITS,
     flash2_slowdown,
     permuted,
@@ -161,7 +161,7 @@ class _Layer:
     def grouped(self, kind: int, experts: Floats, rows: Floats, n: Floats, k: Floats) -> None:
         """As many linear layers on ``rows`` each, in one call for all of them."""
         own, weights = self.links.own, experts * n * k
-        dearer = GROUPED_SLOWER * self.links.constants.expert_overhead
+        dearer = kernel_ratios().grouped * self.links.constants.expert_overhead
         size, rate = (2.0, "bf16") if self.dtype in IN_16_BITS else (1.0, "fp8")
         beyond = weights_beyond_products(rows, weights, size, own.flops_rate(rate), self.links.memory_rate)
         for name, part, which in self._asked(EXPERTS, EXPERTS):

@@ -20,7 +20,7 @@ from costmodels.estimates import SIGMAS, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.error_process import ErrorProcess, Points, Prior, Priors
 from costmodels.operations.roofline import code
-from costmodels.training.calibration import TrainingConstants
+from costmodels.training.calibration import TrainingConstants, kernel_ratios
 from costmodels.training.layouts import ATTENTION
 from costmodels.training.questions import Corrected
 from profiles.operation_tables import LINEAR_KINDS
@@ -30,13 +30,6 @@ FORWARD_PRODUCT, DATA_GRADIENT, WEIGHT_GRADIENT, ADDED_UP = LINEAR_KINDS
 
 ACCUMULATION_BYTES = 6.0
 """Of an element of a weight gradient that is added up in 32 bits: read and written, in place of the 16-bit result."""
-
-FLASH2_ON_HOPPER = 1.75
-"""FlashAttention 2 ÷ 3 on Hopper: 350 to 400 against 620 to 740 TFLOP/s (arXiv:2407.08608, figure 5)."""
-
-GROUPED_SLOWER = 1.15
-"""A grouped product ÷ one product of all its rows, where the experts are balanced: 1.16 to 1.20 on an H100 (torch 2.11,
-measured by this project 2026-11-26), 1.09 beside plain products on an A100 (SimuMax)."""
 
 _KERNELS = {"flash_attn_2": "flash2", "sdpa_flash": "flash2", "flash_attn_3": "flash3", "sdpa_cudnn": "cudnn"}
 """Kernels of rows, as layouts name them; others say nothing of what frameworks run."""
@@ -70,7 +63,7 @@ def weights_beyond_products(
 def flash2_slowdown(cost: CostModel, attention: Ints) -> Floats:
     """Of FlashAttention 2 against the pack's fused kernels, by index into ``ATTENTION``."""
     hopper = (cost.gpu.compute_capability or 0.0) >= 9.0
-    return np.where((attention == ATTENTION.index("flash2")) & hopper, FLASH2_ON_HOPPER, 1.0)
+    return np.where((attention == ATTENTION.index("flash2")) & hopper, kernel_ratios().flash2_on_hopper, 1.0)
 
 
 @dataclass(frozen=True)
@@ -191,7 +184,7 @@ class OwnKernels:
         if operation == GROUPED:
             weights = weights * rows["experts"]
             beyond = weights_beyond_products(rows["rows"], weights, 2.0, self.flops_rate("bf16"), self.memory_rate)
-            moved, law = moved * rows["experts"] + beyond, law * GROUPED_SLOWER
+            moved, law = moved * rows["experts"] + beyond, law * kernel_ratios().grouped
         return kinds, law + moved / self.memory_rate * 1e6
 
     def _attention_law(self, rows: Mapping[str, np.ndarray], shared: Mapping[str, np.ndarray]) -> tuple[Ints, Floats]:

@@ -19,6 +19,9 @@ from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of, runs_o
 from costmodels.serving.frameworks.calibration import Effects
 from costmodels.serving.frameworks.framework import find_framework
 from planner.calibrate.worse import worse
+from planner.contract.words import cell
+from planner.serving.asked_rows import day_stamped
+from planner.serving.campaigns import WHO
 from planner.serving.measured.columns import Measured, measured_columns
 from planner.serving.prediction_table import added_columns, predict
 from profiles.errors import InputError
@@ -26,9 +29,6 @@ from profiles.store import ProfileStore
 
 FEWEST = 8
 """Runs of a framework from which constants are learned."""
-
-CAMPAIGNS = ("campaign", "source")
-"""Columns that say who measured a run, the first that is there."""
 
 _STATISTICS = (("ttft_ms_mean",), ("ttft_ms_p50",), ("tpot_ms_mean",), ("tpot_ms_p50", "itl_ms_p50"))
 
@@ -141,7 +141,7 @@ def calibrate(
     errors = answer[added_columns(table.columns, beside_measured=True)["error"]]
     reasons = Counter(text.partition("; ")[0] for text in errors if text)
     statistics = statistics_of(truth, len(table))
-    column = next((name for name in CAMPAIGNS if name in table.columns), None)
+    column = next((name for name in WHO if name in table.columns), None)
     campaign = np.full(len(table), "own", dtype=object) if column is None else table[column].to_numpy(dtype=object)
     if not loops:
         raise InputError("runs: none can be used", _first(reasons))
@@ -193,7 +193,9 @@ def days_of(runs: MeasuredRuns, table: pd.DataFrame) -> Floats:
     day is not."""
     if "date" not in table.columns:
         return runs.days
-    said = pd.to_datetime(table["date"].iloc[runs.row], errors="coerce", format="%Y-%m-%d")
+    texts = [cell(each) for each in table["date"].iloc[runs.row].astype(str)]
+    stamped = {text: day_stamped(text) if text else None for text in set(texts)}
+    said = pd.to_datetime(pd.Series([stamped[text] for text in texts]), errors="coerce", format="%Y-%m-%d")
     days = ((said - pd.Timestamp(day_of(0))) / pd.Timedelta(days=1)).to_numpy(np.float64)
     versions = table["version"] if "version" in table.columns else pd.Series("", index=table.index)
     numbered = versions.iloc[runs.row].astype(str).str.contains(r"\d|^\s*$").to_numpy(np.bool_)

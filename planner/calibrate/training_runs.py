@@ -23,7 +23,6 @@ from planner.calibrate.worse import worse
 from planner.training.configuration import HardwareNames, TrainingConfiguration
 from planner.training.machines import Machines
 from planner.training.named import measured_columns, read_layouts
-from planner.training.named import told as error_words
 from planner.training.prediction import predicted
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
@@ -173,7 +172,7 @@ def _usable(
         raise InputError("iteration_s: no column has it", "give the measured seconds of an iteration (or s_iter)")
     seconds = truth["iteration_s"]
     groups, wrong = read_layouts(table, HardwareNames(catalogue_with(store.path for store in measured)))
-    reasons = Counter(error_words(error).partition("; ")[0] for error in wrong.values())
+    reasons = Counter(error.line.partition("; ")[0] for error in wrong.values())
     kept: list[list[TrainingConfiguration]] = []
     values: list[float] = []
     for rows in groups:

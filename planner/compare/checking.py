@@ -63,7 +63,7 @@ def _better(
     try:
         return plan_instead(document, work, slo, measured, progress), None
     except (Infeasible, LimitReached, Unsupported) as error:
-        return None, f"{error.message}; {error.hint}"
+        return None, error.line
 
 
 def _answered(

@@ -159,10 +159,10 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None, usd_pe
     kept = keeps_up and all(each.holds for each in promises)
     most = side.fleet.agreed(most, rate_rps, kept)
     work = side.fleet.running.workload
-    output = _scaled(most, float(work.mean_osl)) if most.value > 0 else None
+    output = most.times(float(work.mean_osl)) if most.value > 0 else None
     watts = side.fleet.watts(rate_rps, fleets)
     # What falls behind does not serve the rate: its tokens are not those of the load.
-    joules = _scaled(watts, 1 / (rate_rps * work.mean_osl)) if keeps_up else None
+    joules = watts.times(1 / (rate_rps * work.mean_osl)) if keeps_up else None
     return Side(
         **common,  # type: ignore[arg-type]
         rate_rps=rate_rps,
@@ -174,7 +174,7 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None, usd_pe
         tpot_ms=_mean(counted, "tpot"),
         e2e_ms=_mean(counted, "e2e"),
         output_tokens_per_s=output,
-        output_tokens_per_s_per_gpu=None if output is None else _scaled(output, 1 / running.gpus_used),
+        output_tokens_per_s_per_gpu=None if output is None else output.times(1 / running.gpus_used),
         usd_per_million_output_tokens=_usd_per_million(running.usd_per_hour, output, joules, usd_per_kwh),
         joules_per_output_token=joules,
     )
@@ -189,7 +189,7 @@ def _usd_per_million(
     gpus = _over(usd_per_hour / 3600 * 1e6, output)
     if usd_per_kwh is None or gpus is None or joules is None:
         return gpus if usd_per_kwh is None else None
-    paid = _scaled(joules, usd_per_kwh / 3.6)
+    paid = joules.times(usd_per_kwh / 3.6)
     return Interval(value=gpus.value + paid.value, low=gpus.low + paid.low, high=gpus.high + paid.high)
 
 
@@ -224,10 +224,6 @@ def _at(outcomes: dict[End, Outcome], metric: Metric, p: float | None) -> Interv
         for end, each in outcomes.items()
     }
     return Interval(value=ms["value"], low=min(ms.values()), high=max(ms.values()))
-
-
-def _scaled(interval: Interval, factor: float) -> Interval:
-    return Interval(value=interval.value * factor, low=interval.low * factor, high=interval.high * factor)
 
 
 def _over(numerator: float, interval: Interval) -> Interval | None:

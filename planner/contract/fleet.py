@@ -182,7 +182,7 @@ class FleetCompared(Document):
         description="how much dearer than the plan by the objective, priced electricity included, relative"
     )
     engines: dict[str, int] = Field(default_factory=dict, description="engines at the busiest step")
-    reason: str | None = Field(default=None, description="why there is none, or what it leaves out")
+    reason: str | None = Field(default=None, description="why there is none, what it leaves out, or how it is known")
 
 
 class DemandPriced(Document):

@@ -32,6 +32,10 @@ class Interval(Document):
     low: float
     high: float
 
+    def times(self, factor: float) -> Interval:
+        """``factor`` (known, 0 or more) times the quantity."""
+        return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
 
 class Latency(Document):
     """One latency metric over requests, ms."""

@@ -47,6 +47,11 @@ def folded(word: str) -> str:
     return re.sub(r"[\s-]+", "_", word.strip().casefold())
 
 
+def exchange_word(word: str) -> str:
+    """What experts' tokens are exchanged by, folded; one word for those by which all ranks gather them."""
+    return "none" if folded(word) in ("allgather_reducescatter", "naive") else folded(word)
+
+
 def precision_of(model: Architecture, weights: str | None = None, kv: str | None = None) -> Precision:
     """The precision to run ``model`` in, asked for in anybody's words. Raises as :func:`choose_precision`."""
     from costmodels.models.precision import choose_precision

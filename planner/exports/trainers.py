@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from planner.exports.training_options import Fields, check_fields
 from planner.training.document import TrainingPlan
-from planner.training.launch import layout_string
+from planner.training.launchers.megatron import layout_string
 from profiles.errors import Unsupported
 
 CONFIG_FILE = "torchtitan.toml"

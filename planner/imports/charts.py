@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from planner.contract.engine import Role
-from planner.imports.containers import PlacedStart, PodAround, count_of, in_pod, items, mapping
+from planner.imports.containers import PlacedStart, PodAround, count_of, in_pod, items, mapping, plain
 from profiles.errors import InputError
 from profiles.hardware import Catalogue
 from profiles.values import shown
@@ -31,7 +31,6 @@ _CONFIG = {
 """Keys of ``vllmConfig`` and what the chart writes of them (vllm-project/production-stack
 helm/templates/deployment-vllm-multi.yaml at 010004ee; pipelineParallelSize in ray-cluster.yaml at 06bd6fba)."""
 
-_OTHER = ("v0", "v1", "enableChunkedPrefill", "enablePrefixCaching", "maxLoras", "extraArgs", "prometheusMultiprocDir")
 _DROPPED = {
     "maxNumBatchedTokens": "--max-num-batched-tokens",
     "dataParallelSize": "--data-parallel-size",
@@ -90,11 +89,11 @@ def _stack_arguments(spec: Mapping[str, Any], name: str, *, over_ray: bool) -> l
     words = [str(spec["modelURL"])]
     for key, flag in _CONFIG.items():
         if key in config:
-            words += [flag, _word(config[key])]
+            words += [flag, plain(config[key])]
     if "enableChunkedPrefill" in config:
         words.append("--enable-chunked-prefill" if config["enableChunkedPrefill"] else "--no-enable-chunked-prefill")
     words.append("--enable-prefix-caching" if config.get("enablePrefixCaching") else "--no-enable-prefix-caching")
-    words += [_word(each) for each in _listed(config.get("extraArgs"), f"{name}: vllmConfig.extraArgs")]
+    words += [plain(each) for each in _listed(config.get("extraArgs"), f"{name}: vllmConfig.extraArgs")]
     cache = mapping(spec.get("lmcacheConfig"))
     if cache.get("enabled"):
         said = {"kv_connector": "LMCacheConnectorV1", "kv_role": cache.get("kvRole") or "kv_both"}
@@ -107,10 +106,6 @@ def _listed(value: Any, where: str) -> list[Any]:
     if value is not None and not isinstance(value, list):
         raise InputError(f"{where}: {shown(str(value))} is no list", 'write ["--flag", "value"]')
     return value or []
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # ------------------------------------------------------------------ llm-d's modelservice

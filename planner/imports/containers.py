@@ -175,8 +175,8 @@ def _referenced(text: str, environment: Mapping[str, str]) -> Word:
 def _environment(given: Any) -> dict[str, str]:
     """Variables with a value: a list of name and value, a mapping, or a list of NAME=VALUE."""
     if isinstance(given, dict):
-        return {str(name): _plain(value) for name, value in given.items() if isinstance(value, str | int | float)}
-    found = {str(e["name"]): _plain(e["value"]) for e in items(given) if "name" in e and "value" in e}
+        return {str(name): plain(value) for name, value in given.items() if isinstance(value, str | int | float)}
+    found = {str(e["name"]): plain(e["value"]) for e in items(given) if "name" in e and "value" in e}
     for each in given if isinstance(given, list) else ():
         if isinstance(each, str) and "=" in each:
             name, _, value = each.partition("=")
@@ -184,7 +184,8 @@ def _environment(given: Any) -> dict[str, str]:
     return found
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value of YAML as a word of a command: true and false are small."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

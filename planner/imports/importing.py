@@ -25,7 +25,8 @@ from planner.imports.options import Options, meanings
 from planner.imports.programs import Start, no_start, starts_of
 from planner.imports.request import RunningText
 from planner.imports.said import EngineSaid
-from profiles.errors import InputError
+from planner.imports.shell import names_in
+from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue, Gpu
 
 _YAML = re.compile(r"---|[\[{]|[\w./-]+:(?:\s|$)")
@@ -40,6 +41,7 @@ def deployment_of(request: RunningText, catalogue: Catalogue = SHIPPED) -> Deplo
     Raises:
         InputError, UnknownName, Unsupported: what cannot be read, is not said, contradicts itself or is not modelled.
     """
+    _check_variables(request)
     exported = exported_in(request.files)
     beside = Beside(
         request.model or _model_of(exported),
@@ -56,6 +58,25 @@ def deployment_of(request: RunningText, catalogue: Catalogue = SHIPPED) -> Deplo
     return assembled(found, beside, read_as, exported)
 
 
+def _check_variables(request: RunningText) -> None:
+    """Raises UnknownName for a variable that no script reads or sets and no engine is told by: it would change nothing.
+    Manifests say their own."""
+    if not request.variables:
+        return
+    scripts = [] if _form(request.text, request.form) == "manifest" else [request.text]
+    if not request.text.strip():
+        scripts = [text for name, text in request.files.items() if PurePosixPath(name).suffix.casefold() in SCRIPTS]
+    known = {name for text in scripts for name in names_in(text)}
+    for name in request.variables:
+        if name not in known and not (scripts and name.startswith(_OURS)):
+            raise UnknownName("variables (--set)", name, known, "name one that the text reads or sets")
+
+
+def _form(text: str, form: str) -> str:
+    """What a text is, where ``form`` does not say it."""
+    return form if form != "auto" else "manifest" if _is_manifest(text) else "script"
+
+
 def _model_of(exported: ExportedDeployment | None) -> str | ModelConfig | None:
     if exported is None:
         return None
@@ -66,9 +87,7 @@ def _read(
     text: str, form: str, request: RunningText, catalogue: Catalogue, files: Mapping[str, str], name: str = ""
 ) -> tuple[list[StartedEngine], str]:
     """(the engines that a text starts, what it is in words)."""
-    if form == "auto":
-        form = "manifest" if _is_manifest(text) else "script"
-    if form == "manifest":
+    if _form(text, form) == "manifest":
         placed, kinds, maps = placed_in(text, name or "manifest", catalogue)
         return [_placed(each, {**files, **maps}, request) for each in placed], " and ".join(kinds)
     starts, written = starts_of(text, request.variables)

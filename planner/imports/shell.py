@@ -17,6 +17,9 @@ from profiles.values import shown
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _ASSIGNMENT = re.compile(rf"({_NAME})=(.*)", re.DOTALL)
+_READ = re.compile(rf"\$\{{?({_NAME})")
+_SET = re.compile(rf"(?<![\w.$-])({_NAME})=")
+_COMPUTED = re.compile(r"\$\(\(([^)]*)\)\)")
 _ARRAY = re.compile(rf"({_NAME})(\+?)=\(")
 _ELEMENTS = re.compile(rf"\{{({_NAME})\[[@*]\]\}}")
 _OWN_FOLDER = re.compile(r"dirname\b.*(?:\$0|BASH_SOURCE)", re.DOTALL)
@@ -121,6 +124,12 @@ def commands(text: str, given: Mapping[str, str] | None = None) -> list[Command]
                 found.append(replace(command, writes=writes, appends=appends))
             pending, writes, appends = [], None, False
     return found
+
+
+def names_in(text: str) -> set[str]:
+    """The variables that a script reads or sets."""
+    computed_with = (name for inside in _COMPUTED.findall(text) for name in re.findall(_NAME, inside))
+    return {*_READ.findall(text), *_SET.findall(text), *computed_with}
 
 
 def _command(script: _Script, words: list[Word], line: int, blocks: list[tuple[str, str]]) -> Command | None:

@@ -45,8 +45,9 @@ class Tables(NamedTuple):
 
 
 class Requests(NamedTuple):
-    """In the order they come, [n] each: the step, the server, how many (``merged``), seconds of prefill at full clock
-    of them together, output tokens of one, and whether its latency is followed."""
+    """In the order they come, [n] each: the step, the server (those that are not there get none), how many
+    (``merged``), seconds of prefill at full clock of them together, output tokens of one, and whether its latency is
+    followed."""
 
     step: Array
     server: Array
@@ -61,16 +62,14 @@ class Ladder(NamedTuple):
 
     ``up``: [levels], a reading above it (share of budget) asks for the level; ``step``: the same, from the level below
     alone and once that has taken effect; ``down``: a reading below it leaves the level for ``back``; ``clocks``:
-    [levels, columns], index of the clock (a column is a priority, or a priority's decode or prefill). ``lead``: how
-    much of a reading's rise above its mean of the last ten is added to it (0: nothing). ``foresight``: seconds ahead
-    that prompts which wait are added to readings for (0: not)."""
+    [levels, columns], index of the clock (a column is a priority, or a priority's decode or prefill). ``foresight``:
+    seconds ahead that prompts which wait are added to readings for (0: not)."""
 
     up: Array
     step: Array
     down: Array
     back: Array
     clocks: Array
-    lead: float
     foresight: float
 
 
@@ -106,8 +105,9 @@ class Log(NamedTuple):
     """What a replicate writes: ``watts`` [steps]; ``foreseen`` [steps or 0], watts with what waits for the policy's
     foresight; ``peak`` [blocks, nodes], highest reading of each; ``wear`` [blocks, nodes], how far the breaker was on
     its way to trip (1: it tripped); ``braked`` [blocks], brakes of each; ``level_steps`` [levels]; ``totals``: brakes,
-    prefill seconds offered, done, left, tokens offered, done, left, not followed, joules, most watts within a second,
-    commands; ``latency_s``, ``latency_of`` (index of the request), and how many in ``followed``."""
+    prefill seconds offered, done, left, tokens offered, done, left, not followed, joules, most watts within a
+    second, commands, highest reading (with its error); ``latency_s``, ``latency_of`` (index of the
+    request), and how many in ``followed``."""
 
     watts: Array
     foreseen: Array

@@ -337,6 +337,13 @@ def _provenance(made: Solved) -> told.PowerProvenance:
             "a small row: servers that happen to prefill together count for more than bursts, and such brakes outside "
             "of the busiest stretches are not counted"
         )
+    free = made.results["none"].verdict.servers if "none" in made.results else 0
+    notes += [
+        f"{each} holds fewer servers than no control: its caps are fixed, and with one more break the limit of "
+        f"{judged.limited_by}"
+        for each, judged in made.results.items()
+        if each != "nameplate" and judged.verdict.servers < free
+    ]
     given = plans[0].provenance if plans else None
     fields = ("cost_model_version", "pack", "pack_version", "pack_hash")
     return told.PowerProvenance(

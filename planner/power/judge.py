@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from costmodels.estimates import Floats
+from planner.power.arrays import Requests
 from planner.power.kernel import MOST_WATTS, TOKENS_IN, TOKENS_LEFT
 from planner.power.policy import Policy
 from planner.power.reference import UNCAPPED
@@ -18,7 +19,6 @@ from planner.power.tails import BEYOND, Rate, counted
 from planner.power.traffic import (
     SLOT_S,
     WARM_S,
-    DayOfRequests,
     Load,
     Tail,
     busiest,
@@ -65,6 +65,16 @@ class _Screened:
 
 
 @dataclass(frozen=True)
+class _Quiet:
+    """A busy slot as it runs without control: whatever policy does nothing at its highest ``readings`` (with their
+    errors, and without) runs the same, and need not be run."""
+
+    readings: tuple[float, float]
+    peaks: Floats
+    wear: Floats
+
+
+@dataclass(frozen=True)
 class Days:
     """Which replicate-days a judge looks at: ``screened`` for brakes, of which the busiest slots are simulated (as many
     as days), and of these ``whole`` from beginning to end, for latency. ``first``: number of the first."""
@@ -92,9 +102,10 @@ class Judge:
     strict: bool = False
     at_most: int | None = None
     progress: Callable[[str], None] | None = None
-    _whole: dict[int, DayOfRequests] = field(default_factory=dict)
+    _whole: dict[int, Requests] = field(default_factory=dict)
     _slots: list[tuple[int, int]] = field(default_factory=list)
-    _stretches: dict[tuple[int, int], DayOfRequests] = field(default_factory=dict)
+    _stretches: dict[tuple[int, int], Requests] = field(default_factory=dict)
+    _quiet: dict[tuple[tuple[int, int], int], _Quiet] = field(default_factory=dict)
     _free: list[Outcome] = field(default_factory=list)
     _known: dict[tuple[Policy, int], Verdict] = field(default_factory=dict)
     _failed: set[tuple[Policy, int]] = field(default_factory=set)
@@ -119,7 +130,9 @@ class Judge:
         for index in range(self.days.whole):
             day = self.days.first + index
             if index not in self._whole:
-                self._whole[index] = whole_day(self.load, self.most, self.request.seed, day, self.tail)
+                self._whole[index] = self.row.requests(
+                    whole_day(self.load, self.most, self.request.seed, day, self.tail)
+                )
             yield simulate(self.row, policy, n, self._whole[index], chance_of(self.request.seed, day))
 
     def slots(self) -> list[tuple[int, int]]:
@@ -131,23 +144,22 @@ class Judge:
             self._slots = busiest(self.load, self.request.seed, days, count, self.tail)
         return self._slots
 
-    def busy_slots(self, policy: Policy, n: int) -> Iterator[Outcome]:
-        """The busiest slots, each with what comes before."""
+    def busy_slot(self, policy: Policy, n: int, slot: tuple[int, int]) -> Outcome:
+        """One of the busiest slots, with what comes before."""
         if not self._stretches:
             self._keep_stretches()
-        for slot in self.slots():
-            requests = self._stretches.get(slot) or self._stretch(slot)
-            yield simulate(self.row, policy, n, requests, chance_of(self.request.seed, sum(slot)), WARM_S + SLOT_S)
+        requests = self._stretches.get(slot) or self._stretch(slot)
+        return simulate(self.row, policy, n, requests, chance_of(self.request.seed, sum(slot)), WARM_S + SLOT_S)
 
-    def _stretch(self, slot: tuple[int, int]) -> DayOfRequests:
-        return stretch(self.load, self.most, self.request.seed, *slot, self.tail)
+    def _stretch(self, slot: tuple[int, int]) -> Requests:
+        return self.row.requests(stretch(self.load, self.most, self.request.seed, *slot, self.tail))
 
     def _keep_stretches(self) -> None:
         """Day by day, as each day's curve is drawn as a whole; as many as memory may hold."""
         kept = 0.0
         for slot in sorted(self.slots()):
             self._stretches[slot] = requests = self._stretch(slot)
-            kept += 20 * len(requests.second)
+            kept += sum(each.nbytes for each in requests)
             if kept > _KEPT_BYTES:
                 break
 
@@ -168,12 +180,20 @@ class Judge:
     def _screened(self, policy: Policy, n: int, most_brakes: int) -> _Screened | None:
         """The busiest slots; None as soon as they brake more often than that."""
         found = _Screened(0, np.zeros(len(self.row.tree.budgets)), np.zeros(len(self.row.tree.budgets)))
-        for outcome in self.busy_slots(policy, n):
-            found.braked += bool(outcome.braked[1:].any())
-            if found.braked > most_brakes:
-                return None
-            found.peaks = np.maximum(found.peaks, outcome.peak[1:].max(axis=0))
-            found.wear = np.maximum(found.wear, outcome.wear[1:].max(axis=0))
+        for slot in self.slots():
+            quiet = self._quiet.get((slot, n))
+            if quiet is not None and quiet.readings[policy.immediate] <= policy.idle_below:
+                peaks, wear = quiet.peaks, quiet.wear
+            else:
+                outcome = self.busy_slot(policy, n, slot)
+                found.braked += bool(outcome.braked[1:].any())
+                if found.braked > most_brakes:
+                    return None
+                peaks, wear = outcome.peak[1:].max(axis=0), outcome.wear[1:].max(axis=0)
+                if outcome.most_reading <= policy.idle_below:
+                    read = np.inf if policy.immediate else outcome.most_reading
+                    self._quiet[slot, n] = _Quiet((read, float(outcome.peak.max())), peaks, wear)
+            found.peaks, found.wear = np.maximum(found.peaks, peaks), np.maximum(found.wear, wear)
         return found
 
     def _verdict(self, policy: Policy, n: int, found: _Screened) -> Verdict:

@@ -27,9 +27,9 @@ MOST_PENDING = 8192
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-BRAKES, WORK_IN, WORK_DONE, WORK_LEFT, TOKENS_IN, TOKENS_DONE, TOKENS_LEFT, LOST, JOULES, MOST_WATTS, COMMANDS = range(
-    11
-)
+BRAKES, WORK_IN, WORK_DONE, WORK_LEFT, TOKENS_IN, TOKENS_DONE, TOKENS_LEFT, LOST = range(8)
+JOULES, MOST_WATTS, COMMANDS, MOST_READING = range(8, 12)
+TOTALS = 12
 
 
 def compiled(function: _Function) -> _Function:
@@ -131,9 +131,12 @@ def _act(
 def _arrive(
     step: int, first: int, requests: Requests, state: _State, follow: _Pending, pending: int, totals: Array
 ) -> tuple[int, int]:
-    """(the next request, followed ones): those of this second are in the queues."""
+    """(the next request, followed ones): those of this second are in the queues, of servers that are there."""
     while first < len(requests.step) and requests.step[first] <= step:
         i = requests.server[first]
+        if i >= len(state.queue):
+            first += 1
+            continue
         work = requests.work_s[first]
         length = requests.tokens[first] * requests.merged[first]
         state.queue[i] += work
@@ -311,8 +314,8 @@ def run(
     level, since = 0, -control.delay - 1
     leaf_watts, leaf_sum, leaf_waits = np.zeros(leaves), np.zeros(leaves), np.zeros(leaves)
     wear, hottest, other_sum = np.zeros(nodes), np.zeros(nodes), 0.0
-    watched, foresight, lead = supply.points.sum() > 0, ladder.foresight, ladder.lead
-    pending, next_request, readings, usual = 0, 0, 0, -1.0
+    watched, foresight = supply.points.sum() > 0, ladder.foresight
+    pending, next_request, readings = 0, 0, 0
     last_reading, acts = len(control.error) - 1, control.period + control.brake + 1.0
     for step in range(steps):
         block, other = step // BLOCK_STEPS, supply.other_watts[step]
@@ -360,11 +363,9 @@ def run(
         other_sum = 0.0
         seen = worst * control.error[at]
         readings += 1
-        usual = seen if usual < 0.0 else usual + 0.1 * (seen - usual)
+        log.totals[MOST_READING] = max(log.totals[MOST_READING], seen)
         if foresight > 0.0 and seen < ladder.up[brake]:  # what waits asks for caps, never for the brake
             seen = min(seen + coming - worst, ladder.up[brake])
-        if lead > 0.0 and seen < ladder.up[brake]:
-            seen = min(seen + lead * max(seen - usual, 0.0), ladder.up[brake])
         if not asked:
             seen = min(seen, ladder.up[brake])
         new = level if hot else next_level(level, seen, step - since >= control.delay, ladder)

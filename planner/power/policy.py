@@ -38,7 +38,6 @@ class Policy:
     """Levels, deeper and deeper; before them ``always`` (level 0), after them the brake.
 
     Attributes:
-        lead: share of a rise that is expected to go on.
         foresight_s: seconds ahead that prompts which wait in the engines' queues are added to a reading for; 0: not.
         brakes: whether there is a brake.
         in_band: whether caps go in band where the row has that way.
@@ -48,7 +47,6 @@ class Policy:
     name: str
     levels: tuple[Level, ...] = ()
     always: Clocks = ()
-    lead: float = 0.0
     brakes: bool = True
     in_band: bool = False
     immediate: bool = False
@@ -59,6 +57,14 @@ class Policy:
         """Every clock that it sets, uncapped first."""
         said = {mhz for clocks in (self.always, *(each.clocks for each in self.levels)) for mhz in clocks if mhz}
         return [None, *sorted(said)]
+
+    @cached_property
+    def idle_below(self) -> float:
+        """A row whose readings are all this at most runs as without control; −∞: it never does."""
+        if any(self.always) or self.foresight_s:
+            return -np.inf
+        asked = [each for level in self.levels for each in (level.up, level.step) if each is not None]
+        return min([*asked, BRAKE_AT if self.brakes else np.inf])
 
     def clocks_of(self, level: int, groups: int) -> Clocks | None:
         """Of a level; None is the brake's."""
@@ -88,7 +94,6 @@ class Policy:
             down=thresholds("down", -np.inf, BRAKE_RELEASE),
             back=np.array([0, *(level.back for level in self.levels), after_brake], np.int64),
             clocks=np.array([*clocks, [brake] * columns], np.int64),
-            lead=self.lead,
             foresight=self.foresight_s,
         )
 

@@ -73,7 +73,7 @@ def six_weeks(row: RowModel, load: ReferenceLoad, today: int) -> Met:
     }
     peak, rise, of = 0.0, 0.0, 0
     for day, start in sorted(slots):
-        requests = stretch(load, today, REFERENCE_SEED, day, start, "exponential")
+        requests = row.requests(stretch(load, today, REFERENCE_SEED, day, start, "exponential"))
         share = simulate(row, UNCAPPED, today, requests, chance_of(0, 0), WARM_S + SLOT_S).watts / row.budget_watts
         share = share[WARM_S - 60 :]
         rise = max(rise, *(float(np.max(share[lag:] - share[:-lag])) for lag in range(4, window + 1, 4)))

@@ -9,8 +9,8 @@ import numpy as np
 
 from planner.contract.progress import Step
 from planner.power.judge import Days, Judge, Verdict
-from planner.power.ours import ChosenLevels, best, effects, tuned
-from planner.power.policy import NAMES, Policy, none, static
+from planner.power.ours import CLOCK_SHARES, ChosenLevels, RowShape, best, effects, tuned
+from planner.power.policy import NAMES, Policy, none, static, threshold
 from planner.power.reference import Met
 from planner.power.request import PowerRequest, check
 from planner.power.row import clock_at, main_kind, polca_for, row_of, threshold_for, today_caps
@@ -90,8 +90,8 @@ def solved(
         elif name == "oracle":
             policy, servers = _oracle(judge, trainer, chosen, results)
         else:
-            policy = _preset(name, row, request)
-            servers = judge.largest(policy, guess)
+            free = results["none"].verdict.servers if "none" in results else 0
+            policy, servers = _holding(judge, _candidates(name, row, request), free, guess)
             guess = servers or guess
         if servers:
             results[name] = Judged(policy, judge.verdict(policy, servers), _limit(judge, policy, servers, name))
@@ -136,27 +136,43 @@ def _oracle(
     return policy, servers
 
 
-def _preset(name: str, row: RowModel, request: PowerRequest) -> Policy:
+def _holding(judge: Judge, candidates: list[Policy], free: int, guess: int) -> tuple[Policy, int]:
+    """The first of ``candidates`` that holds as many servers as no control does (``free``), else the last; and how
+    many it holds."""
+    for policy in candidates[:-1]:
+        if judge.holds(policy, max(free, 1)):
+            return policy, judge.largest(policy, guess)
+    return candidates[-1], judge.largest(candidates[-1], guess)
+
+
+def _candidates(name: str, row: RowModel, request: PowerRequest) -> list[Policy]:
+    """Of a policy, the deepest caps first; the last of those that are free to choose has none."""
     if name == "none":
-        return none()
+        return [none()]
+    if name == "polca":
+        return [polca_for(row)]
+    mhz = [clock_at(row, share) for share in CLOCK_SHARES[1:]]
     if name == "threshold":
-        return threshold_for(row)
-    return polca_for(row) if name == "polca" else _static(row, request)
+        deepest = threshold_for(row)
+        milder = [
+            threshold(len(row.groups), each)
+            for each in mhz
+            if each > min(filter(None, deepest.clocks_mhz), default=np.inf)
+        ]
+        return [deepest, *reversed(milder), replace(none(), name=name)]
+    depths = _static_depths(row, request, mhz)
+    return [static(tuple(mhz[d - 1 - less] if d > less else None for d in depths)) for less in range(max(depths))] + [
+        replace(none(), name=name)
+    ]
 
 
-def _static(row: RowModel, request: PowerRequest) -> Policy:
-    """The deepest clock of each class that stays within all its limits when it is set always."""
-    from planner.power.ours import CLOCK_SHARES, RowShape
-
-    mhz = [clock_at(row, share) for share in CLOCK_SHARES]
+def _static_depths(row: RowModel, request: PowerRequest, mhz: list[int]) -> list[int]:
+    """[classes] how many of the clocks ``mhz`` are within all limits of a class when they are set always, by the
+    formula."""
     shape = RowShape(np.zeros(1), 0.5, 0.5, 0.0)
     slow, _ = effects(row, shape, np.array(mhz, np.float64) / main_kind(row).highest_mhz)
-    clocks: list[int | None] = []
-    for name in row.groups:
-        limits = [limit.limit for limit in request.slo_impact if limit.priority == name]
-        within = [i for i, each in enumerate(slow) if each <= 0.9 * min(limits, default=0.0)]
-        clocks.append(mhz[within[-1]] if within and within[-1] else None)
-    return static(tuple(clocks))
+    limits = [[each.limit for each in request.slo_impact if each.priority == name] for name in row.groups]
+    return [int(np.sum(slow <= 0.9 * min(of, default=0.0))) for of in limits]
 
 
 def _by_nameplate(row: RowModel) -> int:
@@ -194,7 +210,7 @@ def _check_today(request: PowerRequest, row: RowModel) -> None:
         day, seconds = load.as_recorded(request.seed), int(np.ceil(load.span_s)) + 1
     else:
         day, seconds = whole_day(load, request.today, request.seed, 0), 86_400
-    watts = simulate(row, policy, request.today, day, chance_of(request.seed, 0), seconds).watts
+    watts = simulate(row, policy, request.today, row.requests(day), chance_of(request.seed, 0), seconds).watts
     above = float(np.mean(watts > row.budget_watts))
     if above > 0.001:
         raise InputError(

@@ -6,12 +6,14 @@ import itertools
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from planner.contract.documents import PLAIN_NUMBER, Document, Name, checked
 from planner.contract.options import LOAD, Option
+from planner.contract.quantities import as_watts
 from planner.contract.sparse import Sparse
 from planner.power.tails import YEAR_DAYS, counted
 from planner.replay.request import Trace
@@ -22,7 +24,8 @@ from profiles.values import number, shown
 
 _RULES = "What is promised"
 
-Watts = Annotated[float, Field(gt=0, le=1e10), PLAIN_NUMBER]
+_IN_WATTS = BeforeValidator(partial(as_watts, "watts"), json_schema_input_type=float | str)
+Watts = Annotated[Annotated[float, Field(gt=0, le=1e10), PLAIN_NUMBER], _IN_WATTS]
 Seconds = Annotated[float, Field(ge=0, le=86_400), PLAIN_NUMBER]
 Share = Annotated[float, Field(ge=0, le=1), PLAIN_NUMBER]
 Count = Annotated[int, Field(ge=0, le=100_000), PLAIN_NUMBER]
@@ -57,7 +60,7 @@ class RowServers(Document):
     gpu: Name
     gpus: Annotated[int, Field(gt=0, le=1024), PLAIN_NUMBER] = Field(description="GPUs of one server")
     nameplate_watts: Watts = Field(description="what the row is provisioned for, of one server")
-    other_watts: Annotated[float, Field(ge=0, le=1e7), PLAIN_NUMBER] = Field(
+    other_watts: Annotated[Annotated[float, Field(ge=0, le=1e7), PLAIN_NUMBER], _IN_WATTS] = Field(
         description="of everything but the GPUs, at work"
     )
     today: Count = Field(description="how many there are now")

@@ -123,11 +123,11 @@ def timeline(
     if isinstance(load, RecordedLoad):
         seconds = int(np.ceil(load.span_s)) + 1
         if n <= request.today:
-            day = load.as_recorded(request.seed).before(n)
+            day = load.as_recorded(request.seed)
         else:
             seconds = min(max(seconds, 3600), DAY_S)
             day = whole_day(load, n, request.seed, 0)
-        return simulate(row, policy, n, day, chance_of(request.seed, 0), seconds).watts[:seconds]
+        return simulate(row, policy, n, row.requests(day), chance_of(request.seed, 0), seconds).watts[:seconds]
     assert isinstance(load, ReferenceLoad)
     _, met = reference_load(row, request.today)
     day = whole_day(load, n, REFERENCE_SEED, met.day)
@@ -137,4 +137,5 @@ def timeline(
         np.concatenate([day.second[first], day.second + WARM_S]),
         *(np.concatenate([each[first], each]) for each in (day.server, day.isl, day.osl, day.count)),
     )
-    return simulate(row, policy, n, warm, chance_of(REFERENCE_SEED, met.day), DAY_S + WARM_S).watts[WARM_S:]
+    chance = chance_of(REFERENCE_SEED, met.day)
+    return simulate(row, policy, n, row.requests(warm), chance, DAY_S + WARM_S).watts[WARM_S:]

@@ -153,10 +153,10 @@ class RowModel:
             most_sequences=np.array([each.most_sequences for each in self.kinds], np.float64)[kind],
         )
 
-    def requests(self, day: DayOfRequests, kind: Ints) -> Requests:
-        """A day's requests as the kernel takes them, for servers whose kinds are ``kind``."""
+    def requests(self, day: DayOfRequests) -> Requests:
+        """A day's requests as the kernel takes them."""
         work = np.empty(len(day.isl))
-        of = kind[day.server]
+        of = self.servers(int(day.server.max(initial=0)) + 1).kind[day.server]
         for index, each in enumerate(self.kinds):
             mine = of == index
             work[mine] = each.prompt_seconds(day.isl[mine].astype(np.float64)) * day.count[mine]
@@ -228,17 +228,21 @@ class Outcome:
     def brakes(self) -> int:
         return int(self.totals[kernel.BRAKES])
 
+    @property
+    def most_reading(self) -> float:
+        """The highest, with its error."""
+        return float(self.totals[kernel.MOST_READING])
+
 
 def simulate(
-    row: RowModel, policy: Policy, n: int, day: DayOfRequests, chance: np.random.SeedSequence, seconds: int = DAY_S
+    row: RowModel, policy: Policy, n: int, requests: Requests, chance: np.random.SeedSequence, seconds: int = DAY_S
 ) -> Outcome:
-    """One replicate of ``n`` servers under ``policy``; of ``day`` those requests count whose server is there.
+    """One replicate of ``n`` servers under ``policy``; of ``requests`` those count whose server is there.
 
     Args:
         chance: of sensor errors, delays and failures.
     """
     servers = row.servers(n)
-    requests = row.requests(day.before(n), servers.kind)
     timing, columns = row.timing, row.columns
     period = max(round(timing.period_s), 1)
     readings = seconds // period
@@ -267,7 +271,7 @@ def simulate(
         peak=np.zeros((-(-seconds // BLOCK_STEPS), len(row.tree.budgets))),
         wear=np.zeros((-(-seconds // BLOCK_STEPS), len(row.tree.budgets))),
         level_steps=np.zeros(len(policy.levels) + 2, np.int64),
-        totals=np.zeros(11),
+        totals=np.zeros(kernel.TOTALS),
         latency_s=np.zeros(int(requests.followed.sum()), np.float32),
         latency_of=np.zeros(int(requests.followed.sum()), np.int64),
         followed=np.zeros(1, np.int64),

@@ -13,7 +13,8 @@ from planner.power.request import PowerRequest
 from planner.power.simulator import RowModel
 
 LOST_FEED = 0.75
-"""What is left of every budget when a feed is lost."""
+"""What is left of every budget when a feed is lost, all the time that is simulated; a breaker's curve says how long it
+holds the first of it."""
 
 _DAYS = Days(screened=120, whole=1, first=2_000_000)
 
@@ -72,7 +73,7 @@ def cases(row: RowModel) -> Iterator[tuple[str, RowModel, str]]:
     yield "training that draws a tenth of the budget", training, "name the training jobs in the row, and plan again"
     tree = replace(row.tree, budgets=row.tree.budgets * LOST_FEED)
     yield (
-        "a feed lost: three quarters of every budget",
+        "a feed lost all day: three quarters of every budget",
         replace(row, tree=tree),
         "hold the deepest caps and drain servers",
     )

@@ -56,13 +56,6 @@ class DayOfRequests:
             count[order].astype(np.float32),
         )
 
-    def before(self, servers: int) -> DayOfRequests:
-        """Those of the first ``servers``."""
-        if not len(self.server) or int(self.server.max()) < servers:
-            return self
-        keep = self.server < servers
-        return DayOfRequests(self.second[keep], self.server[keep], self.isl[keep], self.osl[keep], self.count[keep])
-
 
 _MOST_SINGLE = 3_000_000
 """Requests of a day that are kept one by one."""

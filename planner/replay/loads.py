@@ -54,6 +54,8 @@ def requested_load(request: SimulationRequest) -> tuple[Requests, str]:
         assert request.rate_rps is not None
         cv, work = request.cv, request.workload
         kind = "Poisson arrivals" if cv == 1 else f"gamma arrivals (coefficient of variation {cv:g})"
+        if request.is_own_load:
+            kind += ", as the plan is for"
         if work is not None:
             kind += f" of {work.told()}"
         asked = request.requests or (None if work is None else work.requests) or REQUESTS

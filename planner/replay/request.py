@@ -99,8 +99,12 @@ class LoadAsked(Document):
     ] = None
     rate: Annotated[
         Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None,
-        Field(description="requests per second of the plan's lengths, that come at random"),
-        Option("Instead: requests per second of the plan's lengths.", LOAD, metavar="RPS"),
+        Field(description="requests per second of the plan's lengths, that come at random; default: the plan's own"),
+        Option(
+            "Instead: requests per second of the plan's lengths. Default: the plan's own.",
+            LOAD,
+            metavar="RPS",
+        ),
     ] = None
     requests: Annotated[
         Annotated[int, Field(le=MOST_REQUESTS), PLAIN_NUMBER] | None,
@@ -193,12 +197,6 @@ class SimulationRequest(RecipeAsked, LoadAsked):
             raise ValueError(f"plan: {EDITED}; {EDITED_HINT}")
         return self
 
-    def _own_rate(self) -> str:
-        """An option that asks for what the plan counts on."""
-        if not isinstance(self.plan, Plan):
-            return "--rate 18"
-        return f"--rate {self.plan.prediction.request_rate_rps.value:.4g}"
-
     def workload_of(self, load: Requests) -> Workload | None:
         """What the engines are asked to serve; None: what the plan was made for."""
         if isinstance(self.plan, Plan):
@@ -230,7 +228,8 @@ class SimulationRequest(RecipeAsked, LoadAsked):
             raise ValueError("arrivals: has no effect with users at once, who ask when they are answered; leave it out")
         if self.trace is None and self.rate_rps is None and self.users is None and not scheduled:
             raise ValueError(
-                f"trace and rate: one of them is needed; for example: {self._own_rate()}, or --trace requests.csv"
+                "trace and rate: one of them is needed; for example: --workload isl=4000,osl=500,rate=18, or --trace "
+                "requests.csv"
             )
         if self.trace is not None and self.arrivals is not None:
             raise ValueError("arrivals: has no effect with a trace, which says when requests come; leave it out")
@@ -252,8 +251,15 @@ class SimulationRequest(RecipeAsked, LoadAsked):
 
     @property
     def rate_rps(self) -> float | None:
-        """Of requests that come at random; null: the trace says when they come."""
+        """Of requests that come at random; null: the trace says when they come, or nothing does."""
+        if self.rate is None and self.is_own_load and isinstance(self.plan, Plan):
+            return self.plan.prediction.request_rate_rps.value
         return self.rate or (None if self.workload is None else self.workload.rate_rps)
+
+    @property
+    def is_own_load(self) -> bool:
+        """Whether nothing is said of the load: a plan is replayed at the rate that it promises."""
+        return self.rate is None and self.workload is None and self.trace is None
 
     @property
     def users(self) -> int | None:

@@ -26,7 +26,7 @@ from planner.serving.campaigns import COLD, CampaignEngine, as_started
 from planner.serving.harness_words import in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
-from planner.serving.wide_experts import EngineMachines, WideAsked, wide_asked, with_experts
+from planner.serving.wide_experts import EngineMachines, WideAsked, kin_told, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric
 from profiles.values import number, shown, whole
@@ -141,6 +141,7 @@ def asked_row(
         notes.append(f"times and watts against the clock were not measured on {gpu.name}: carried over with wider ends")
     layout, taken = with_experts(_layout(record, model), wide, model, on)
     notes += [f"not given, so: {', '.join(taken)}"] if taken else []
+    notes += kin_told(layout.exchange)
     work = _workload(record, find_workload, notes)
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
@@ -161,10 +162,12 @@ def asked_row(
     drafts = _drafts(record.get("spec", "")) if work.speculation is None else 0
     if (users := work.concurrency) is not None:
         weights = record.get("precision", "")
-        engine = CampaignEngine(framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0)
+        engine = CampaignEngine(
+            framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0, framework.release
+        )
         date = record.get("date", "")
         record = as_started(
-            {**record, "date": _day(date)} if _STAMP.fullmatch(date) or _EPOCH.fullmatch(date) else record,
+            {**record, "date": day_stamped(date)} if _STAMP.fullmatch(date) or _EPOCH.fullmatch(date) else record,
             engine,
             notes,
         )
@@ -337,7 +340,7 @@ def release_asked(record: Mapping[str, str]) -> str:
     whose name tells no release (``gpt-oss-dev``) is of its date, where there is one."""
     version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
     name, date = record["framework"], record.get("date")
-    asked = version if version and (tells_release(version) or not date) else date and _day(date)
+    asked = version if version and (tells_release(version) or not date) else date and day_stamped(date)
     return f"{name}@{asked}" if asked and "@" not in name else name
 
 
@@ -346,7 +349,7 @@ _EPOCH = re.compile(r"(1[5-9]\d{8})(\d{3})?(\.\d+)?", re.ASCII)
 _MONTH = re.compile(r"20\d\d-\d\d", re.ASCII)
 
 
-def _day(text: str) -> str:
+def day_stamped(text: str) -> str:
     """The day of a time as programs stamp it (``20260301-101010``, ``2026-03-01T10:10Z``, seconds since 1970), or its
     month."""
     if stamp := _STAMP.fullmatch(text):

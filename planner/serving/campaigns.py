@@ -13,7 +13,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from costmodels.serving.frameworks.history import Release
 from profiles.shipped import shipped
+
+WHO = ("campaign", "source")
+"""Columns that say who measured a run, the first that is filled in."""
 
 COLD = "warmup_requests"
 """The column that says how many requests were sent before those that count; 0: the engine was cold."""
@@ -36,6 +40,7 @@ class CampaignEngine:
     isl: int
     users: int
     drafts: bool
+    release: Release
 
     @property
     def weights(self) -> str:
@@ -53,6 +58,8 @@ class CampaignRecipe(BaseModel):
     weights: str = ""
     tp: int | None = None
     attention_dp: bool = False
+    drafts: bool | None = None
+    from_release: str = ""
     script: str
     polling_interval: dict[int, int] = {}
     max_num_batched_tokens: int | Literal["one prompt"] | None = None
@@ -68,6 +75,8 @@ class CampaignRecipe(BaseModel):
             and self.weights in ("", engine.weights)
             and self.tp in (None, engine.tp)
             and (engine.dp > 1 or not self.attention_dp)
+            and self.drafts in (None, engine.drafts)
+            and not (self.from_release and engine.release.older_than(self.from_release))
         )
 
     def said(self, engine: CampaignEngine, date: str) -> dict[str, str]:
@@ -103,16 +112,16 @@ class Campaign(BaseModel):
 
 @lru_cache(maxsize=1)
 def campaigns() -> dict[str, Campaign]:
-    """By the word that ``source`` begins with."""
+    """By the word that the name of who measured begins with."""
     path = Path(__file__).parent / "campaigns.yaml"
     return shipped(path, lambda document: {name: Campaign.model_validate(each) for name, each in document.items()})
 
 
 def as_started(record: Mapping[str, str], engine: CampaignEngine, notes: list[str]) -> dict[str, str]:
-    """``record`` with what the campaign that its ``source`` names starts such engines with, where it does not say it
+    """``record`` with what the campaign that it names (:data:`WHO`) starts such engines with, where it does not say it
     itself; adds to ``notes`` what that is."""
-    out, source = dict(record), record.get("source", "").casefold()
-    campaign = next((each for name, each in campaigns().items() if source.startswith(name)), None)
+    out, who = dict(record), next((text for name in WHO if (text := record.get(name))), "").casefold()
+    campaign = next((each for name, each in campaigns().items() if who.startswith(name)), None)
     recipe = next((each for each in campaign.recipes if each.fits(engine)), None) if campaign is not None else None
     if campaign is None:
         return out

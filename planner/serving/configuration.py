@@ -10,7 +10,7 @@ from planner.contract.documents import PLAIN_NUMBER, Document, Name
 from planner.contract.engine import FrameworkName
 from planner.contract.models import DraftAsked, ModelAsked
 from planner.contract.options import RELEASE_HELP, Option
-from planner.contract.words import folded
+from planner.contract.words import exchange_word, folded
 from planner.contract.workload.grammar import tokens
 from planner.contract.workload.workload import WorkloadOrNone
 
@@ -22,6 +22,10 @@ EXPERTS = "How experts are shared out"
 
 def _folded(value: Any) -> Any:
     return folded(value) if isinstance(value, str) else value
+
+
+def _exchange(value: Any) -> Any:
+    return exchange_word(value) if isinstance(value, str) else value
 
 
 _FOLDED = BeforeValidator(_folded, json_schema_input_type=str | None)
@@ -91,7 +95,7 @@ RECIPE_FIELDS = tuple(name for name in RecipeAsked.model_fields if name != "samp
 
 ExchangeAsked = Annotated[
     Name | None,
-    _FOLDED,
+    BeforeValidator(_exchange, json_schema_input_type=str | None),
     Field(
         description="how tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
         "nvlink_one_sided, nvlink_two_sided, or the framework's word; default: the role's usual one"

@@ -53,7 +53,7 @@ def _row(record: Mapping[str, str], catalogue: Catalogue) -> dict[str, str]:
     try:
         found = memory(parse_memory_request(_fields(record)), catalogue)
     except ShardwrightError as error:
-        return {**out, "error": f"{error.message}; {error.hint}" if error.hint else error.message}
+        return {**out, "error": error.line}
     values = {**found.memory.model_dump(), **found.largest.model_dump()}
     out |= {name: "" if value is None else _told(value) for name, value in values.items()}
     return {

@@ -140,7 +140,7 @@ def predict(
             row = asked_row(index, text, find_model, find_workload, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
-            out["error"][index] = _told(error)
+            out["error"][index] = error.line
     desk = _Desk(catalogue, measured, progress, out, loops, expert_loads, beside_measured)
     done = 0
     for group, rows in groups.items():
@@ -153,7 +153,7 @@ def predict(
                 _predict_group(desk, find_model(name, head), group, part)
             except ShardwrightError as error:
                 for row in part:
-                    out["error"][row.index] = _told(error)
+                    out["error"][row.index] = error.line
     out["note"] = np.array(["; ".join(filter(None, (said, note))) for note in out["note"]], dtype=object)
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out).rename(columns=columns)], axis=1)
 
@@ -209,10 +209,6 @@ def _check_columns(table: pd.DataFrame) -> None:
         raise InputError(f"columns: {shown(repeated[0])} is there twice", "give each column once")
     if not len(table):
         raise InputError("rows: there are none", "give at least one configuration below the header")
-
-
-def _told(error: ShardwrightError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
 def _lengths_told(work: Workload) -> str | None:
@@ -290,7 +286,7 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
         try:
             engines.append(AskedEngine.of(row, served))
         except ShardwrightError as error:
-            out["error"][row.index] = _told(error)
+            out["error"][row.index] = error.line
     if engines:
         _answer(desk, served, engines)
 
@@ -361,7 +357,7 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
             one = open_loop(served, layout, _open_load(row.workload), int(kv_tokens[i]), engine.started)
             _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except ShardwrightError as error:
-            out["error"][row.index] = _told(error)
+            out["error"][row.index] = error.line
 
 
 def _write_role(out: dict[str, np.ndarray], row: AskedRow, answer: RoleAnswer, used: float, kv_tokens: int) -> None:

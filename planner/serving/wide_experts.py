@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from costmodels.models.architecture import Architecture, MixtureOfExperts
-from costmodels.operations.exchanges import BALANCES, OVERLAPS, exchange_kinds
+from costmodels.operations.exchanges import BALANCES, OVERLAPS, exchange_kinds, kind_of
 from costmodels.serving.frameworks.facts import ExchangeWay
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import NOTHING, Layout, Role
-from planner.contract.words import folded
+from planner.contract.words import exchange_word, folded
 from profiles.errors import InputError
 from profiles.hardware import Fabric, Gpu
 from profiles.values import shown, whole
@@ -74,7 +74,7 @@ def wide_asked(record: Mapping[str, str]) -> WideAsked:
     role = word("role", tuple(dict.fromkeys(ROLES.values())), ROLES)
     return WideAsked(
         ROLES[role or "aggregated"],
-        folded(given["exchange"]) if "exchange" in given else None,
+        exchange_word(given["exchange"]) if "exchange" in given else None,
         _number("redundant", given["redundant"], 0) if "redundant" in given else None,
         word("overlap", OVERLAPS, _OVERLAP_WORDS),
         word("eplb", BALANCES, _BALANCE_WORDS),
@@ -166,8 +166,14 @@ def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: Engi
 
 
 def _priced(exchange: str) -> str:
-    kind = next(kind for kind in exchange_kinds() if kind.name == exchange)
+    kind = kind_of(exchange)
     return kind.like or kind.name
+
+
+def kin_told(exchange: str) -> list[str]:
+    """A note where another exchange's times stand for those of ``exchange``."""
+    kind = kind_of(exchange)
+    return [f"exchange {exchange} is priced as {kind.like}, less surely: {kind.source}"] if kind.like else []
 
 
 def _exchange(layout: Layout, asked: WideAsked, experts: MixtureOfExperts, on: EngineMachines, told: list[str]) -> str:
@@ -180,32 +186,47 @@ def _exchange(layout: Layout, asked: WideAsked, experts: MixtureOfExperts, on: E
                 told.append(f"exchange={name}")
                 return name
         return NOTHING
-    word = asked.exchange
-    if word in (NOTHING, "allgather_reducescatter", "naive"):
+    if asked.exchange == NOTHING:
         return NOTHING
-    named = [name for name, each in can.exchanges.items() if folded(each.backend) == word or name == word]
-    if word not in can.exchanges and len(named) > 1:  # a backend with modes of its own for each role
-        named = [name for name in named if asked.role in can.exchanges[name].roles] or named
-    if not named:
-        known = {kind.name for kind in exchange_kinds()}
-        names = ", ".join((NOTHING, *can.exchanges))
-        what = "has no words for it" if word in known else "knows no such exchange"
-        raise InputError(f"exchange: {shown(word)}: {on.framework.title} {what}", f"give one of {names}")
+    named = exchanges_called(asked.exchange, on)
+    named = [name for name in named if asked.role in can.exchanges[name].roles] or named
     why = refused_exchange(named[0], layout, asked.role, experts, on)
     if why is not None:
         raise InputError(f"exchange: {named[0]}: {why[0]}", why[1])
     return named[0]
 
 
+def exchanges_called(word: str, on: EngineMachines) -> list[str]:
+    """Our names of what the framework calls ``word``, at least one. Raises InputError where none is priced."""
+    can = on.framework.parallelism
+    named = can.exchanges_called(word)
+    if named:
+        return named
+    if word in can.unpriced:
+        what = f"is not priced: {can.unpriced[word]}"
+    elif word in {kind.name for kind in exchange_kinds()}:
+        what = f"{on.framework.title} has no words for it"
+    else:
+        what = f"{on.framework.title} knows no such exchange"
+    raise InputError(f"exchange: {shown(word)}: {what}", f"give one of {', '.join((NOTHING, *can.exchanges))}")
+
+
 def refused_exchange(
-    name: str, layout: Layout, role: Role, experts: MixtureOfExperts, on: EngineMachines
+    name: str, layout: Layout, role: Role, experts: MixtureOfExperts, on: EngineMachines, hints: bool = True
 ) -> tuple[str, str] | None:
-    """(why engines of ``role`` do not run the exchange ``name`` so, the way out); None: they do."""
+    """(why engines of ``role`` do not run the exchange ``name`` so, the way out, which with ``hints`` names others that
+    they run); None: they do."""
     each: ExchangeWay = on.framework.parallelism.exchanges[name]
     framework, gpu, release = on.framework.full_name, on.gpu, on.framework.release
     ways = on.framework.parallelism.exchanges.items()
     gone = {n for n, o in ways if o.before and not release.older_than(o.before)}
-    others = [n for n, o in ways if role in o.roles and o.runs_on(gpu) and n not in gone]
+
+    def instead() -> str:
+        can = [
+            n for n, _ in ways if n != name and hints and refused_exchange(n, layout, role, experts, on, False) is None
+        ]
+        return f"one of {', '.join((NOTHING, *can))}" if can else "exchange=none"
+
     if each.since and release.older_than(each.since):
         newer = f"{on.framework.name}@{each.since}"
         return (
@@ -215,12 +236,12 @@ def refused_exchange(
     if name in gone:
         return (
             f"{framework} {release.version} has it no more (all ranks gather where it is named)",
-            f"give one of {', '.join((NOTHING, *others))}",
+            f"give {instead()}",
         )
     if not each.runs_on(gpu):
-        return f"{framework} does not run it on {gpu.name}", f"give one of {', '.join((NOTHING, *others))}"
+        return f"{framework} does not run it on {gpu.name}", f"give {instead()}"
     if role not in each.roles:
-        hint = f"give role={each.roles[-1]}, or one of {', '.join((NOTHING, *others))}"
+        hint = f"give role={each.roles[-1]}, or {instead()}"
         if role == "aggregated":
             return (
                 f"{framework} does not mix it with prompts in one engine (prefill and decode engines apart run each "

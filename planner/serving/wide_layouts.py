@@ -19,6 +19,7 @@ from planner.serving.wide_experts import (
     CHOSEN_FIELDS,
     EngineMachines,
     WideAsked,
+    exchanges_called,
     experts_of,
     fewest_copies,
     refused_exchange,
@@ -80,11 +81,7 @@ def check_asked(request: PlanRequest, served: ServedModel, found: WideLayouts) -
     on = EngineMachines(served.framework, served.gpu, served.network.gpus_per_node, served.network.fabric)
     can = on.framework.parallelism.exchanges
     if asked.exchange is not None:
-        names = [name for name, each in can.items() if asked.exchange in (name, each.backend.casefold())]
-        if not names:
-            raise InputError(
-                f"{said}: {on.framework.title} knows no such exchange", f"give one of {', '.join((NOTHING, *can))}"
-            )
+        names = exchanges_called(asked.exchange, on)
         gpus = 2 * on.gpus_per_node
         layout = Layout(tp=1, pp=1, dp=gpus, ep=gpus, moe_tp=1)
         why = refused_exchange(names[0], layout, can[names[0]].roles[-1], experts, on)
@@ -138,7 +135,7 @@ def _exchange(asked: WideAsked, on: EngineMachines, role: Role, layout: Layout, 
     """What engines of ``role`` take; None: nothing that they could."""
     can, experts = on.framework.parallelism, experts_of(model)
     assert experts is not None
-    names = [name for name, each in can.exchanges.items() if asked.exchange in (name, each.backend.casefold())]
+    names = can.exchanges_called(asked.exchange) if asked.exchange else []
     if asked.exchange is not None and not names:
         return None
     names = [name for name in names if role in can.exchanges[name].roles]

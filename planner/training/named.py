@@ -75,7 +75,7 @@ def _answered(
     stages: list[list[dict[str, int]]] = [[] for _ in range(len(table))]
     groups, wrong = read_layouts(table, hardware, find_model)
     for index, error in wrong.items():
-        out["error"][index] = told(error)
+        out["error"][index] = error.line
     for rows in groups:
         for index, configuration in rows:
             out["defaults"][index] = " ".join(configuration.defaults)
@@ -84,7 +84,7 @@ def _answered(
             try:
                 answer = predicted(configurations, machines)
             except ShardwrightError as error:
-                out["error"][indices] = told(error)
+                out["error"][indices] = error.line
                 continue
             columns = {**memory_columns(answer, configurations), **time_columns(answer, configurations)}
             for name, values in columns.items():
@@ -117,10 +117,6 @@ def read_layouts(
         except ShardwrightError as error:
             wrong[index] = error
     return list(groups.values()), wrong
-
-
-def told(error: ShardwrightError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
 # ------------------------------------------------------------------ against what was measured

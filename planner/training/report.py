@@ -18,7 +18,7 @@ from planner.contract.clusters import Pool
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.quantities import Interval
 from planner.training import document as doc
-from planner.training.launch import launch
+from planner.training.launchers.launch import launch
 from planner.training.lines import StagePool
 from planner.training.request import TrainingRequest
 from planner.training.search import Found, Search

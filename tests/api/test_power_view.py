@@ -18,13 +18,23 @@ WEAR = {"node": "row", "wear": 0.42, "holds": 1.49, "brake_acts_s": 8.0, "lost_f
 
 def shown(**breaker: Any) -> str:
     """The view, each line's words with one blank between them; a breaker of the example says ``breaker``."""
-    document = json.loads(files("planner.examples").joinpath("power.json").read_text("utf-8"))
+    document = example()
     document["decision"]["breakers"] = [{**WEAR, **breaker}] if breaker else []
+    return " ".join(lines(document))
+
+
+def example() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(files("planner.examples").joinpath("power.json").read_text("utf-8"))
+    return found
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """Of the view, with one blank between words."""
     out = io.StringIO()
     console = Console(file=out, width=100, markup=False, emoji=False, highlight=False)
     view.show(PowerPlan.model_validate(document), console)
     assert all(len(line) <= 100 for line in out.getvalue().splitlines())
-    return " ".join(out.getvalue().split())
+    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -45,3 +55,18 @@ def test_what_a_breaker_holds_is_said(breaker: dict[str, Any], words: str) -> No
 
 def test_a_row_without_curves_says_nothing_of_breakers() -> None:
     assert "breaker of" not in shown()
+
+
+@pytest.mark.parametrize("classes", [1, 3, 5, 9])
+def test_policies_are_named_whatever_the_number_of_priorities(classes: int) -> None:
+    document = example()
+    names = [f"class{i}" for i in range(classes)]
+    document["request"]["priorities"] = [{"name": name, "share": 1 / classes} for name in names]
+    document["request"]["slo_impact"] = []
+    document["decision"]["levels"] = []
+    for each in document["policies"]:
+        each["impact"] = {name: {"p50": 0.161, "p99": 0.213} for name in names}
+    said = lines(document)
+    for words in ("by nameplate", "no control", "the same caps always", "oracle (no delay)"):
+        assert sum(line.startswith(words) for line in said) >= 1
+    assert sum(line.count("16.1% / 21.3%") for line in said) == classes * len(document["policies"])

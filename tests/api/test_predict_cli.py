@@ -72,6 +72,15 @@ def test_what_is_missing_or_without_effect_is_refused(run: Runner, tmp_path: Pat
     assert complaint(run("predict", str(csv(tmp_path, "good")), "--tp", "2"))[0].startswith("--tp: has no effect")
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--framework", "nan"), ("--framework", "none"), ("--precision", "null")]
+)
+def test_a_word_that_leaves_a_cell_blank_is_no_value_of_an_option(run: Runner, option: str, value: str) -> None:
+    asked = ("--model", "Qwen/Qwen3-8B", "--gpu", "H100", "--isl", "500", "--osl", "100", "--concurrency", "2")
+    error, _ = complaint(run("predict", *asked, option, value))
+    assert error.startswith(f"{option}: {value!r}")
+
+
 def test_one_result_of_a_load_generator_is_scored_with_options_beside(run: Runner, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     result: dict[str, Any] = {

@@ -189,7 +189,7 @@ def test_another_method_is_a_problem_that_says_which_is_allowed(
         (b"", "it is empty"),
         (b'{"model": ', "expecting value, at column 11"),
         (b"model: x", "expecting value"),
-        (b'{"model": "\xff"}', "utf-8"),
+        (b'{"model": "\xff"}', "byte 12 is not valid utf-8"),
         (b"\xef\xbb\xbf{}", "expecting value"),
         (b'{"time_limit_s": NaN}', "NaN is not a number"),
         (b'{"time_limit_s": -Infinity}', "-Infinity is not a number"),
@@ -341,6 +341,14 @@ def test_a_hint_names_the_requests_own_schema(client: Client) -> None:
         "`plan schema export-request`"
         in problem(client.request("POST", "/v1/exports", json=[]), 422, "input-error")["hint"]
     )
+
+
+@pytest.mark.parametrize("size", ["0", "201", "1_0", "１２", "ten", "1.5", ""])
+@pytest.mark.parametrize("path", ["/v1/documents", "/v1/plans", "/v1/jobs"])
+def test_the_size_of_a_page_is_a_number_in_digits(client: Client, path: str, size: str) -> None:
+    document = problem(client.get(f"{path}?limit={size}"), 422, "input-error")
+    assert document["detail"].endswith("is not a whole number from 1 to 200")
+    assert client.get(f"{path}?limit=200").status_code == 200
 
 
 @pytest.mark.parametrize(

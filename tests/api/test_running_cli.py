@@ -37,6 +37,13 @@ def test_a_command_becomes_a_document_that_other_commands_take(
         (["import"], "COMMAND is missing", "plan import"),
         (["import", f"{COMMAND} --nope", "--gpu", "H200"], "--nope: argument 6", ""),
         (["import", COMMAND, "--gpu", "H200", "--set", "TP"], "is not NAME=VALUE", "--set TP=8"),
+        (
+            ["import", f"{COMMAND} --max-num-seqs $SEQS", "--gpu", "H200", "--set", "SEQ=8"],
+            "'SEQ' is not known",
+            "SEQS",
+        ),
+        (["check", COMMAND, "--gpu", "H200", "--set", "TP=8"], "'TP' is not known", "there are none"),
+        (["compare", "a.json", "b.json", "--gpu", "H200"], "--gpu: has no effect beside documents", "leave it out"),
         (["check", COMMAND, "--gpu", "H200", "--slo", "ttft=1s"], "slo: needs a workload", "isl=4000"),
         (["compare"], "DOCUMENT is missing", "plan compare"),
     ],

@@ -83,6 +83,12 @@ def test_a_rate_is_replayed_and_shown(run: Runner, folder: Path) -> None:
     assert max(map(len, out.splitlines())) <= 100
 
 
+def test_a_plan_alone_is_replayed_under_its_own_load(run: Runner, folder: Path) -> None:
+    ran = run(*arguments(folder, "--requests", "1000"))
+    assert ran.code == 0, ran.err
+    assert "Poisson arrivals, as the plan is for" in ran.out
+
+
 def test_json_and_output_agree_and_are_the_report(run: Runner, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     options = ("--trace", str(folder / "trace.csv"), "--speed", "2", "--json", "--output", str(file))
@@ -136,7 +142,8 @@ def test_the_timeline_is_drawn(run: Runner, folder: Path, tmp_path: Path, kind: 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ((), "trace and rate: one of them is needed"),
+        (("--trace", ""), "--trace: is empty"),
+        (("--trace", "/"), "it is a directory"),
         (("--rate", "1", "--trace", "x.csv"), "both are given"),
         (("--rate", "0"), "rate: 0.0 should be greater than 0"),
         (("--rate", "nan"), "--rate: 'nan'"),

@@ -32,8 +32,6 @@ from tests.benchmarks.cards import write
 
 LOGS = Path(__file__).parent / "data" / "vllm_start_logs_h100.csv"
 
-SAME_SHAPE = {"ibm-granite/granite-3.3-8b-instruct": "ibm-granite/granite-3.1-8b-instruct"}
-
 FITTED: dict[str, Sequence[float]] = {
     "logit_bytes": range(8, 21),
     "torch_gib": [each / 100 for each in range(16)],

@@ -30,7 +30,6 @@ SHARED = {
     "but_gpu": ["family", "framework", "weights"],
 }
 LOAD = ["isl", "osl"]
-MOST_PAIRS = 200_000
 
 
 def errors(source: Path | None) -> pd.DataFrame:

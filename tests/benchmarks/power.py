@@ -66,10 +66,10 @@ def speed(made: Solved) -> dict[str, float]:
     row, load = made.row, made.row.load
     assert load is not None
     policy = polca_for(row)
-    simulate(row, policy, 52, whole_day(load, 52, 0, 0), chance_of(0, 0))
+    simulate(row, policy, 52, row.requests(whole_day(load, 52, 0, 0)), chance_of(0, 0))
     began = time.process_time()
     for day in range(10):
-        simulate(row, policy, 52, whole_day(load, 52, 1, day), chance_of(1, day))
+        simulate(row, policy, 52, row.requests(whole_day(load, 52, 1, day)), chance_of(1, day))
     each = (time.process_time() - began) / 10
     return {"day of 52 servers, CPU-s": round(each, 3), "300 replicate-days, CPU-s": round(300 * each, 1)}
 
@@ -82,7 +82,7 @@ def screened(made: Solved) -> list[dict[str, Any]]:
         n = round(made.request.today * (1 + extra))
         judge = Judge(made.row, made.request, Days(days, days, first=5_000_000))
         whole = sum(int((each.peak.reshape(96, -1).max(axis=1) > 1).sum()) for each in judge.whole_days(UNCAPPED, n))
-        seen = sum(int(each.peak[1:].max() > 1) for each in judge.busy_slots(none(), n))
+        seen = sum(int(judge.busy_slot(none(), n, slot).peak[1:].max() > 1) for slot in judge.slots())
         out.append({"servers": n, "days": days, "whole days": whole, "screened": seen})
     return out
 
@@ -150,6 +150,7 @@ def main() -> None:
             "250 ms": power_series.series(),
         }
         print(write("power", {**known, "bars": BARS, **parts}))
+        _told(parts.pop("H200 facts"))
         print(parts)
         return
     rows, first = [], None
@@ -191,11 +192,18 @@ def main() -> None:
         "screened against whole days",
         "capped vLLM",
         "A100 phases",
-        "H200 facts",
         "H100 served",
         "250 ms",
     ):
         print(name, document[name])
+    _told(document["H200 facts"])
+
+
+def _told(facts: list[dict[str, Any]]) -> None:
+    for each in facts:
+        (low, high), (least, most) = each["published"], each["predicted"]
+        inside = "inside" if each["inside"] else "NOT inside"
+        print(f"H200 facts: {each['fact']} {low:g} to {high:g}: {inside} {least:g} to {most:g} {each.get('note', '')}")
 
 
 def _out_of_band() -> PowerRequest:

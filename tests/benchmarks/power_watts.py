@@ -92,11 +92,10 @@ def served() -> Mapping[str, Any]:
     }
 
 
-PAPER = "arXiv 2605.11999: four ~4B models on H200"
-
-
 def h200() -> list[dict[str, Any]]:
-    """Published facts of decode on H200 against what ``plan predict`` says of Qwen3-4B."""
+    """Published facts of decode on H200 (arXiv 2605.11999, four models of about 4B), each with the interval of what
+    ``plan predict`` says of Qwen3-4B, or of what the clock's response (which rests on them) says of the watts that they
+    drew; ``inside``: from end to end."""
     base = {"model": "Qwen/Qwen3-4B", "gpu": "H200", "framework": "vllm", "tp": 1, "isl": 128, "osl": 1024}
     rows = {}
     for users in (1, 8, 32):
@@ -113,7 +112,7 @@ def h200() -> list[dict[str, Any]]:
                 "fact": said,
                 "published": [low, high],
                 "predicted": [round(each, 3) for each in inside],
-                "inside": bool(inside[0] <= high and inside[1] >= low),
+                "inside": bool(inside[0] <= low and high <= inside[1]),
                 **({"note": note} if note else {}),
             }
         )
@@ -134,9 +133,15 @@ def h200() -> list[dict[str, Any]]:
     )
     pairs = list(zip(free, slow, strict=True))
     ends = min(of(a, "_low") - of(b, "_high") for a, b in pairs), max(of(a, "_high") - of(b, "_low") for a, b in pairs)
-    fact("1,980 to 780 MHz saves, W", 47, 90, ends)
+    fact("1,980 to 780 MHz saves, W", 47, 90, ends, "of vLLM's watts, which begin where theirs end")
+    cooler = [1 - float(decode.watts(780 / 1980, end)) for end in (1, 2)]
+    fact("and of the watts that they drew, W", 47, 90, ((137 - idle) * min(cooler), (300 - idle) * max(cooler)))
     ways = [1 - (idle + (of(a) - idle) * float(decode.watts(780 / 1980, end))) / of(a) for a in free for end in (1, 2)]
     fact("and of the watts", 0.30, 0.343, (min(ways), max(ways)))
+    slower = [float(decode.slowdown(780 / 1980, end)) for end in (1, 2)]
+    energy = [1 - (1 - way) * each for way in (min(ways), max(ways)) for each in slower]
+    fact("and of the energy of a token, at most", 0.32, 0.32, (min(energy), max(energy)))
+    fact("while throughput falls by", 0.0, 0.01, (1 - 1 / min(slower), 1 - 1 / max(slower)))
     lost = [1 - float(b["tpot_ms_mean"]) / float(a["tpot_ms_mean"]) for a, b in zip(capped, free, strict=True)]
     least = [0.0 if of(row, "_low") < 400 else each for row, each in zip(free, lost, strict=True)]
     fact(

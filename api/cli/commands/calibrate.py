@@ -92,7 +92,7 @@ def _tables(paths: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     import pandas as pd
 
     from api.cli.commands.predict import read_configurations
-    from planner.calibrate.learning import CAMPAIGNS
+    from planner.serving.campaigns import WHO
 
     serving, training = [], []
     for path in paths:
@@ -100,7 +100,7 @@ def _tables(paths: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         trains = (table[[name for name in TRAINING if name in table.columns]] != "").any(axis=1)
         training.append(_without_blanks(table[trains]))
         served = _without_blanks(table[~trains]) if trains.any() else table
-        if len(served) and not set(CAMPAIGNS) & set(served.columns):
+        if len(served) and not set(WHO) & set(served.columns):
             served = served.assign(campaign=path.stem if len(paths) > 1 else "own")
         serving.append(served)
     return (

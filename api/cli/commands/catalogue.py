@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.console import page, table
-from api.cli.options import JsonOutput
+from api.cli.options import JsonOutput, Quiet
 from api.cli.output import check_target, hand_over_json
 from api.cli.views.quantities import gib, number, parameters
 from profiles.errors import InputError
@@ -16,7 +16,7 @@ from profiles.errors import InputError
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
 
 
-def models(as_json: AsJson = False, output: JsonOutput = None) -> None:
+def models(as_json: AsJson = False, output: JsonOutput = None, _quiet: Quiet = False) -> None:
     """Models that can be planned by name.
 
     Any other model works by the path of its config.json. Sizes are those of the model cards.
@@ -57,6 +57,7 @@ def gpus(
     clusters: Annotated[bool, typer.Option("--clusters", help="Clusters that ship by name instead.")] = False,
     as_json: AsJson = False,
     output: JsonOutput = None,
+    _quiet: Quiet = False,
 ) -> None:
     """GPU types: peak rates, memory, power, price; or networks, nodes, clusters.
 

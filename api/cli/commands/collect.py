@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli.console import flowing, write_text
-from api.cli.options import JsonOutput
-from api.cli.output import check_target, hand_over_json, write_atomically
+from api.cli.console import flowing
+from api.cli.options import JsonOutput, Quiet
+from api.cli.output import check_target, hand_over, hand_over_json, write_atomically
+from api.cli.progress import silent
 from profiles.collect.operations import GROUPS
 from profiles.errors import DataError, InputError
 from profiles.operation_tables import OPERATIONS
@@ -84,6 +85,7 @@ def collect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     output: JsonOutput = None,
+    quiet: Quiet = False,
 ) -> None:
     r"""Measure this machine; the rows are of use to the cost model at once.
 
@@ -142,17 +144,18 @@ def collect(
     listed = None if points is None else read_points(points)
     _check_out(out)
     check_target(output)
-    found = find_device(device, index=gpu_index, gpus=gpus)
-    typed = _type_of(found, out, gpu_facts, describe)
-    if typed is None:
-        return
-    found, gpu, catalogue = typed
-    order = "points" if listed is not None else "grid" if grid else "active"
-    header = asked.header(found, gpu.name, source, order=order, seed=seed)
-    import_torch().manual_seed(seed)
-    if wanted is not None:
-        _clocked(asked, found, gpu, out, wanted, header)
-    _run(asked, found, gpu, catalogue, out, listed, began, header, power=power, as_json=as_json, output=output)
+    with silent(quiet):
+        found = find_device(device, index=gpu_index, gpus=gpus)
+        typed = _type_of(found, out, gpu_facts, describe)
+        if typed is None:
+            return
+        found, gpu, catalogue = typed
+        order = "points" if listed is not None else "grid" if grid else "active"
+        header = asked.header(found, gpu.name, source, order=order, seed=seed)
+        import_torch().manual_seed(seed)
+        if wanted is not None:
+            _clocked(asked, found, gpu, out, wanted, header)
+        _run(asked, found, gpu, catalogue, out, listed, began, header, power=power, as_json=as_json, output=output)
 
 
 def _clocked(asked: Asked, device: Device, gpu: Gpu, out: Path, clocks: tuple[int, ...], header: Header) -> None:
@@ -359,6 +362,8 @@ def propose(
         Path | None,
         typer.Option(metavar="DIR", help="A store that describes the type, or has rows of it already."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print them, beside the file of --output too.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """The points worth measuring on a machine that is not here, best first.
 
@@ -378,13 +383,12 @@ def propose(
     from profiles.collect.journal import write_points
     from profiles.collect.session import DEFAULT_ERROR, Asked
 
-    if output is not None:
-        check_target(output)
+    check_target(output)
     asked = Asked.parse(ops, precision, "1h", DEFAULT_ERROR)
     from profiles.descriptions import catalogue_with
 
     known = catalogue_with([] if profiles is None else [profiles]).find_gpu(gpu, "--gpu")
-    with Reporter(f"choosing points for {known.name}") as report:
+    with Reporter(f"choosing points for {known.name}", quiet=quiet) as report:
         from api.cli.commands.proposing import candidates_elsewhere
         from api.cli.commands.proposing import propose as best
         from costmodels.kernels.cost_model import CostModel
@@ -394,9 +398,7 @@ def propose(
         measured = [] if profiles is None else [ProfileStore(profiles)]
         chosen = best(CostModel(known, progress=report, measured=measured), points, asked.settings, count)
     text = write_points(chosen)
-    if output is None:
-        write_text(text)
-    else:
-        write_atomically(output, text)
+    hand_over(text, output, as_json=as_json or output is None)
+    if output is not None and not quiet:
         fewer = f" (all that there are; {count:,} were asked for)" if len(chosen) < count else ""
         print(f"{len(chosen):,} points{fewer} in {output}", file=sys.stderr)

@@ -60,6 +60,8 @@ def compare(
         **with_workload(document, folder, skip_failed=skip_failed),
         **with_workload(asked, Path(), skip_failed=skip_failed),
     }
+    if gpu is not None and not any(path.suffix.casefold() != ".json" for path in documents or ()):
+        raise InputError("--gpu: has no effect beside documents", "they say it; leave it out")
     if documents:
         from api.cli.running_text import document_at
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.console import as_json_text, flowing, page, table, write_text
+from api.cli.console import flowing, page, table
+from api.cli.options import JsonOutput, Quiet
+from api.cli.output import check_target, hand_over_json
 from profiles.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ def create(
     expires_days: Annotated[float | None, typer.Option(metavar="DAYS", help="How long it holds.")] = None,
     database_url: DatabaseUrl = None,
     as_json: _Json = False,
+    output: JsonOutput = None,
+    quiet: Quiet = False,
 ) -> None:
     """Makes a key and prints it, once: only a hash of it is kept. Send it as `Authorization: Bearer KEY`.
 
@@ -45,6 +50,7 @@ def create(
     from api.service_settings import parsed_rate
     from api.storage.keys import RANKS, parsed_scopes
 
+    check_target(output)
     understood = parsed_scopes(scopes)
     if priority not in RANKS:
         raise UnknownName("--priority", priority, RANKS, f"choose from {', '.join(RANKS)}")
@@ -59,21 +65,23 @@ def create(
         raise InputError(f"--expires-days: {expires_days} is not between 0 and 36500", "give days, e.g. 90")
     expires = None if expires_days is None else time.time() + expires_days * 86_400
     key, text = _keys(database_url).create(name, understood, rank=priority, rate=rate, quota=quota, expires=expires)
-    _tell(key, text, as_json)
+    _tell(key, text, output, as_json=as_json, quiet=quiet)
 
 
 @app.command("list")
 @flowing
-def listed(database_url: DatabaseUrl = None, as_json: _Json = False) -> None:
+def listed(
+    database_url: DatabaseUrl = None, as_json: _Json = False, output: JsonOutput = None, _quiet: Quiet = False
+) -> None:
     """Lists keys: id, name, scopes, and whether each holds. None is shown itself.
 
     Examples:
 
       plan keys list --json
     """
+    check_target(output)
     found = _keys(database_url).listed()
-    if as_json:
-        write_text(as_json_text({"keys": [_fields(key) for key in found]}))
+    if not hand_over_json({"keys": [_fields(key) for key in found]}, output, as_json=as_json):
         return
     rows = table("id", "name", "scopes", "priority", "rate", "quota", "made", "state", left=8)
     for key in found:
@@ -94,7 +102,13 @@ def listed(database_url: DatabaseUrl = None, as_json: _Json = False) -> None:
 
 @app.command("revoke")
 @flowing
-def revoke(key: _Which, database_url: DatabaseUrl = None, as_json: _Json = False) -> None:
+def revoke(
+    key: _Which,
+    database_url: DatabaseUrl = None,
+    as_json: _Json = False,
+    output: JsonOutput = None,
+    _quiet: Quiet = False,
+) -> None:
     """Ends a key: when this returns, no service takes it any more. What was made with it stays.
 
     Examples:
@@ -103,17 +117,22 @@ def revoke(key: _Which, database_url: DatabaseUrl = None, as_json: _Json = False
     """
     from api.storage.keys import SEEN_S
 
+    check_target(output)
     ended = _keys(database_url).revoke(key)
     time.sleep(SEEN_S)
-    if as_json:
-        write_text(as_json_text(_fields(ended)))
-    else:
+    if hand_over_json(_fields(ended), output, as_json=as_json):
         typer.echo(f"revoked {ended.id} ({ended.name})")
 
 
 @app.command("rotate")
 @flowing
-def rotate(key: _Which, database_url: DatabaseUrl = None, as_json: _Json = False) -> None:
+def rotate(
+    key: _Which,
+    database_url: DatabaseUrl = None,
+    as_json: _Json = False,
+    output: JsonOutput = None,
+    quiet: Quiet = False,
+) -> None:
     """Gives a key a new text and prints it, once; the old one holds no more. Whoever has it sees what was made with
     the old one.
 
@@ -123,9 +142,10 @@ def rotate(key: _Which, database_url: DatabaseUrl = None, as_json: _Json = False
     """
     from api.storage.keys import SEEN_S
 
+    check_target(output)
     same, text = _keys(database_url).rotate(key)
     time.sleep(SEEN_S)
-    _tell(same, text, as_json)
+    _tell(same, text, output, as_json=as_json, quiet=quiet)
 
 
 def _keys(database_url: str | None) -> Keys:
@@ -135,12 +155,12 @@ def _keys(database_url: str | None) -> Keys:
     return Keys(opened_database(database_url))
 
 
-def _tell(key: Key, text: str, as_json: bool) -> None:
-    if as_json:
-        write_text(as_json_text({"id": key.id, "key": text}))
+def _tell(key: Key, text: str, output: Path | None, *, as_json: bool, quiet: bool) -> None:
+    if not hand_over_json({"id": key.id, "key": text}, output, as_json=as_json):
         return
     typer.echo(text)
-    typer.echo(f"key {key.id} ({key.name}): {', '.join(key.scopes)}. It is not shown again.", err=True)
+    if not quiet:
+        typer.echo(f"key {key.id} ({key.name}): {', '.join(key.scopes)}. It is not shown again.", err=True)
 
 
 def _fields(key: Key) -> dict[str, Any]:

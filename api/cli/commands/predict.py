@@ -12,7 +12,7 @@ from api.cli.console import flowing, write_text
 from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import SHOWN, Asked, Profiles, Quiet, Request, SkipFailed, option_name, takes
 from api.cli.output import check_target, write_atomically
-from api.cli.requests import measured_stores, read_request
+from api.cli.requests import check_words, measured_stores, read_request
 from planner.serving.configuration import ENGINE
 from planner.serving.predictions import Configuration
 from profiles.errors import InputError
@@ -125,6 +125,7 @@ def predict(
     if expert_loads and (engines is not None or request is not None or _is_document(configs)):
         what = "--request" if request is not None else "--engines" if engines is not None else str(configs)
         raise InputError(f"--expert-loads: has no effect beside {what}", "describe the engine by options or in a CSV")
+    check_words(asked, Configuration)
     loads_of = _loads_in(expert_loads)
     if engines is not None:
         if configs is not None or request is not None:
@@ -143,8 +144,7 @@ def predict(
         _document(read_running(configs), str(configs), asked, request, profiles, output, as_json, quiet)
         return
     if configs is not None and (extra := (set() if scored else set(asked)) | ({"request"} if request else set())):
-        name = min(extra)
-        option = "--request" if name == "request" else option_name(Configuration, name)
+        option = "--request" if "request" in extra else option_name(Configuration, min(extra))
         raise InputError(f"{option}: has no effect beside {configs}", "give it as a column of the file")
     if scored and configs is None:
         raise InputError("--measured: has no effect without a CSV", "name a CSV with a measured column")

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from api.cli.console import page, table
+from api.cli.console import as_json_text, page, table, write_text
+from api.cli.options import Quiet
 from api.cli.output import check_target, write_atomically
 from profiles.errors import InputError
 
@@ -43,6 +44,8 @@ def import_(
     source: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Who says so. Default: the file's name.", show_default=False)
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was read as JSON.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Reads a catalogue of cloud offers into dated, sourced offers, used by --prices and `offers:` in cluster and fleet
     files.
@@ -67,6 +70,9 @@ def import_(
         region=region,
     )
     write_atomically(output, written_offers(found.offers))
+    if as_json:
+        write_text(as_json_text(found.model_dump(mode="json")))
+        return
     rows = table("GPU", "offers", "on demand from", "spot from")
     for gpu in dict.fromkeys(offer.gpu for offer in found.offers):
         mine = [offer for offer in found.offers if offer.gpu == gpu]

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from api.cli.commands import collect, few_shot
 from api.cli.console import console, facts, flowing, heading, indented, table
-from api.cli.options import JsonOutput
+from api.cli.options import JsonOutput, Quiet
 from api.cli.output import check_target, hand_over_json
+from api.cli.progress import silent
 from profiles.errors import InputError, UnknownName
 from profiles.operation_tables import OPERATIONS
 from profiles.values import named, one_of, shown
@@ -36,6 +37,9 @@ app = typer.Typer(
 MOST_DOUBTS = 10
 """Curves of an import that are named as doubtful; the others are counted."""
 
+MOST_SHOWN = 5000
+"""Rows of a table for people."""
+
 _ALWAYS = ("latency_us",)  # shown as a column even where it is the same in all rows
 _PROVENANCE = ("kernel", "framework_version", "driver", "torch_version", "cuda_version", "source", "date")
 
@@ -55,6 +59,7 @@ def list_(
     framework: Annotated[str | None, typer.Option(help="Only this framework: vllm, sglang, ...")] = None,
     as_json: AsJson = False,
     output: JsonOutput = None,
+    _quiet: Quiet = False,
 ) -> None:
     """How many timings there are, by operation, GPU, framework and precision.
 
@@ -100,6 +105,7 @@ def show(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV, all columns.")] = False,
     output: JsonOutput = None,
+    _quiet: Quiet = False,
 ) -> None:
     """What the columns of an operation mean and in which unit, and some of its rows.
 
@@ -128,6 +134,11 @@ def show(
     shown = rows.head(limit) if limit else rows
     if not hand_over_json(_document(known, shown, len(rows)), output, as_json=as_json):
         return
+    if not as_csv and len(shown) > MOST_SHOWN:
+        raise InputError(
+            f"--limit: {len(shown):,} rows are too many for a table, which shows {MOST_SHOWN:,} at most",
+            "add --csv or --json, or narrow them: --gpu, --framework",
+        )
     if as_csv:
         shown.to_csv(sys.stdout, index=False)
     else:
@@ -154,6 +165,7 @@ def import_(
     ] = None,
     as_json: AsJson = False,
     output: JsonOutput = None,
+    quiet: Quiet = False,
 ) -> None:
     """Add other people's kernel timings to a profile store.
 
@@ -193,7 +205,7 @@ def import_(
     check_options(importer.name, options, importer.options)
     _check_target(into)
     check_target(output)
-    with tempfile.TemporaryDirectory(prefix="plan-profile-import-") as folder:
+    with silent(quiet), tempfile.TemporaryDirectory(prefix="plan-profile-import-") as folder:
         read = _stage(importer.read(source, options), Path(folder))
         if not read:
             raise InputError(f"{importer.name}: no rows there match the options", "leave an option out")

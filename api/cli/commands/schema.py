@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from api.cli.console import flowing
-from api.cli.options import Output
+from api.cli.options import Output, Quiet
 from api.cli.output import check_target, hand_over_json
 from planner.kinds import KINDS, schema_names
 
@@ -30,6 +30,8 @@ def schema(
     ] = "plan",
     example: Annotated[bool, typer.Option("--example", help="Print a small valid document instead.")] = False,
     output: Output = None,
+    _as_json: Annotated[bool, typer.Option("--json", help="As it is without it: JSON.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """JSON Schema of a kind of document, or of its request (KIND-request); `plan` and `request` are those of a plan.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from api.cli.console import flowing, page, table, write_text
-from api.cli.options import takes
+from api.cli.console import flowing, page, table
+from api.cli.options import JsonOutput, Quiet, takes
+from api.cli.output import check_target, hand_over_json
 from api.service_settings import SECRET, ServiceSettings
 from profiles.errors import InputError
 
@@ -22,6 +24,8 @@ def serve(
         bool, typer.Option("--print-config", help="Print every setting and where it is from, and end.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --print-config: as JSON.")] = False,
+    output: JsonOutput = None,
+    quiet: Quiet = False,
 ) -> None:
     """Starts the REST service: one POST a kind takes the same request as JSON. Stop it with Ctrl-C.
 
@@ -38,18 +42,20 @@ def serve(
 
     settings = from_settings(asked)
     if print_config:
-        _print_config(settings, asked, as_json)
+        _print_config(settings, asked, output, as_json=as_json)
         return
-    if as_json:
-        raise InputError("--json: has no effect without --print-config", "leave it out")
+    for option, given in (("--json", as_json), ("--output", output is not None)):
+        if given:
+            raise InputError(f"{option}: has no effect without --print-config", "leave it out")
     listening = bound(settings.host, settings.port)
     from api.cli.serving import run
 
     with listening:
-        run(settings, listening)
+        run(settings, listening, quiet=quiet)
 
 
-def _print_config(settings: ServiceSettings, asked: dict[str, Any], as_json: bool) -> None:
+def _print_config(settings: ServiceSettings, asked: dict[str, Any], output: Path | None, *, as_json: bool) -> None:
+    check_target(output)
     from api.settings import settings as found
     from api.storage.database import Database
 
@@ -60,8 +66,7 @@ def _print_config(settings: ServiceSettings, asked: dict[str, Any], as_json: boo
         if name in SECRET and value is not None:
             value = Database(value).shown
         rows.append({"name": name, "value": value, "source": source})
-    if as_json:
-        write_text(json.dumps({"settings": rows}, indent=2) + "\n")
+    if not hand_over_json({"settings": rows}, output, as_json=as_json):
         return
     shown = table("setting", "value", "from", left=3)
     for row in rows:

@@ -230,6 +230,6 @@ def _understood(
             raise InputError("--skip-failed: has no effect without a trace", "name one: --trace requests.csv")
         return understood
     # What contradicts itself is refused before a long file is read.
-    stand_in = Trace(name=trace.name, arrival_s=(0.0,), isl=(1,), osl=(1,))
+    stand_in = Trace(name="trace", arrival_s=(0.0,), isl=(1,), osl=(1,))
     first = parse_simulation_request({**fields, "trace": stand_in}).requests
     return parse_simulation_request({**fields, "trace": Trace.read(trace, first=first, skip_failed=skip_failed)})

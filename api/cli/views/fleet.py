@@ -265,6 +265,7 @@ def _why(plan: Plan, console: Console, *, explain: bool) -> None:
             most = sorted(each.engines.items(), key=lambda item: -item[1])
             counts = ", ".join(f"{count} × {name}" for name, count in most[:2]) or (each.reason or "")
             counts += f" and {len(most) - 2} more" if len(most) > 2 else ""
+            counts += f" ({each.reason})" if most and each.reason else ""
             rows.add_row(each.name, cost, more, counts)
         console.print(rows)
         if plan.request.usd_per_kwh is not None:

@@ -19,6 +19,9 @@ _POLICY = {
     "oracle": "oracle (no delay)",
 }
 
+_BESIDE, _BELOW = 2, 4
+"""Classes whose columns stand beside the policies' servers at most, and in each table of their own below."""
+
 
 def show(plan: PowerPlan, out: Console) -> None:
     _decided(plan, out)
@@ -84,19 +87,26 @@ def _promise(said: str) -> str:
 def _policies(plan: PowerPlan, out: Console) -> None:
     heading(out, "Policies, each with the most servers it holds")
     names = [each.name for each in plan.request.priorities]
-    between = "\n" if len(names) > 2 else " "  # narrow, so that the policies' names stay whole
-    grid = table("policy", "servers", "range", "extra", "brakes/year", *(f"{name}{between}p50/p99" for name in names))
-    for each in plan.policies:
-        chosen = each.name == plan.decision.policy
-        grid.add_row(
-            Text(_POLICY[each.name] + (" *" if chosen else ""), style="bold" if chosen else ""),
-            str(each.servers),
-            f"{each.servers_low}–{each.servers_high}",
-            f"{each.extra:+.1%}",
-            _brakes(each.brakes_per_year),
-            *(_impact(each.impact[name]) for name in names),
-        )
-    indented(out, grid)
+    between = " " if len(names) <= _BESIDE else "\n"
+    beside = names if len(names) <= _BESIDE else []
+    parts = [beside, *([] if beside else [names[i : i + _BELOW] for i in range(0, len(names), _BELOW)])]
+    for first, some in ((part is parts[0], part) for part in parts):
+        what = ("servers", "range", "extra", "brakes/year") if first else ()
+        grid = table("policy", *what, *(f"{name}{between}p50/p99" for name in some))
+        for each in plan.policies:
+            chosen = each.name == plan.decision.policy
+            held = (
+                str(each.servers),
+                f"{each.servers_low}–{each.servers_high}",
+                f"{each.extra:+.1%}",
+                _brakes(each.brakes_per_year),
+            )
+            grid.add_row(
+                Text(_POLICY[each.name] + (" *" if chosen else ""), style="bold" if chosen else ""),
+                *(held if first else ()),
+                *(_impact(each.impact[name]) for name in some),
+            )
+        indented(out, grid)
     out.print(
         Text("  range: with bursts of a heavy and of a bounded tail; brakes: value, ≤ upper 95 % bound", style="dim")
     )

@@ -83,7 +83,7 @@ def promises(plan: Plan, console: Console) -> None:
 
 def _prediction(plan: Plan, console: Console) -> None:
     prediction = plan.prediction
-    slowest = " (latency: of the slowest engines)" if len(prediction.engines) > 1 else ""
+    slowest = " (latency: of the slowest engines)" if plan.proof.fleet and len(prediction.engines) > 1 else ""
     heading(console, f"Prediction{slowest}")
     rows = table("latency", "mean", "80 % interval", "p50", "p90", "p95", "p99")
     for name, latency in (

@@ -105,7 +105,7 @@ def _latency(report: SimulationReport, console: Console) -> None:
                 rows.add_row(*(row if planned else row[:-1]))
     indented(console, rows)
     if planned and len(report.engines) > 1:
-        console.print(Text("  Of engines of several kinds the plan said what requests see on the slowest of them."))
+        console.print(Text("  Of a fleet, the plan said what requests see on its slowest engines."))
 
 
 def _planned(report: SimulationReport) -> bool:

@@ -10,6 +10,7 @@ from rich.text import Text
 from api.cli.console import bullet, facts, heading, indented, page, table
 from api.cli.views.quantities import gib, number, percent, several
 from api.cli.views.words import pool_words
+from planner.training.configuration import stages_text
 from planner.training.document import TrainingAlternative, TrainingPlan
 
 SHARDING = ("none", "optimizer states", "optimizer states and gradients", "all states and weights")
@@ -32,8 +33,10 @@ def show(plan: TrainingPlan, *, explain: bool) -> None:
 def _asked(plan: TrainingPlan, out: Console) -> None:
     request = plan.request
     out.print(Text(request.model, style="bold"))
+    experts = request.active_parameters < request.parameters
+    active = f", {number(request.active_parameters / 1e9)} B a token" if experts else ""
     rows = [
-        ("parameters", f"{number(request.parameters / 1e9)} B, {number(request.active_parameters / 1e9)} B a token"),
+        ("parameters", f"{number(request.parameters / 1e9)} B{active}"),
         *(("cluster", pool_words(pool)) for pool in request.cluster.pools),
         ("batch", f"{request.global_batch:,} × {request.seq_len:,} tokens"),
         ("framework", f"{request.framework}, {request.precision}, {request.attention} attention, {request.mode}"),
@@ -49,6 +52,8 @@ def _decided(plan: TrainingPlan, out: Console) -> None:
     idle = f", {d.gpus_idle:,} idle" if d.gpus_idle else ""
     layers = [stage.layers for stage in d.stages]
     words = f"{layers[0]} each" if len(layers) > 1 == len(set(layers)) else ", ".join(map(str, layers))
+    in_order = [layers for chunk in zip(*(stage.runs for stage in d.stages), strict=True) for layers in chunk]
+    virtual = [("stage_layers", stages_text(in_order))] if len(in_order) > len(layers) else []
     where = [
         (
             f"on {block.gpu}",
@@ -69,6 +74,7 @@ def _decided(plan: TrainingPlan, out: Console) -> None:
             ("micro-batch", f"{d.micro_batch}, {d.microbatches} of them an iteration"),
             ("schedule", d.schedule),
             ("layers", words),
+            *virtual,
             ("sharding", SHARDING[d.sharding]),
             ("sequence parallel", "yes" if d.sequence_parallel else "no"),
             ("recompute", ", ".join(recompute) or "none"),

@@ -114,7 +114,7 @@ def front_ms(c: OfRuns, runs: MeasuredRuns, tpot_ms: Floats) -> Floats:
 def first_ms(c: OfRuns, runs: MeasuredRuns) -> Floats:
     """What the longer wait of first requests adds to the mean, [n]."""
     wait = c["first"][:, 0] * np.where(runs.vendor == "amd", c["first_on_amd"][:, 0], 1.0)
-    return np.where(runs.compiled, runs.load.of_opening(wait), 0.0)
+    return runs.load.of_opening(runs.load.first_wait(np.where(runs.compiled, wait, 0.0), runs.first_full_ms))
 
 
 def play_ms(c: OfRuns, runs: MeasuredRuns, slower: tuple[float, float] = (1.0, 1.0)) -> Floats:

@@ -18,7 +18,6 @@ from costmodels.serving.closed_loop.loop_grid import grid_questions
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration
 
 PARTS = ("gemm", "attention_prefill", "attention_decode", "moe", "communication", "elementwise")
-STATISTICS = ("ttft_mean", "ttft_p50", "tpot_mean", "tpot_p50")
 _FIRST_DAY = dt.date(2025, 1, 1)
 
 Texts = NDArray[np.object_]
@@ -34,7 +33,8 @@ class MeasuredRuns:
         decode_batch, prompts, chunks, stages, mixed: of the grid that the steps belong to.
         layers: of the model; ``slow_blocks``: whether its experts are blocks of fp8 that the release is slow with;
             ``compiled``: whether its kernels are compiled when their shapes first come; ``sequence_ms``: what the
-            release takes more of each running sequence.
+            release takes more of each running sequence; ``first_full_ms``: what prompts that first fill a
+            step wait for.
         launched: layers whose kernels are launched one by one for prompts.
         ranks: attention ranks; ``load``: what clients sent.
         days: of the release, since 2025.
@@ -55,6 +55,7 @@ class MeasuredRuns:
     layers: Ints
     slow_blocks: NDArray[np.bool_]
     compiled: NDArray[np.bool_]
+    first_full_ms: Floats
     launched: Ints
     sequence_ms: Floats
     greedy: NDArray[np.bool_]
@@ -157,6 +158,7 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
         "layers": np.full(n, served.model.layers),
         "slow_blocks": np.full(n, served.slow.block_experts),
         "compiled": np.full(n, served.slow.compiled),
+        "first_full_ms": np.full(n, served.slow.full_us / 1e3),
         "launched": np.full(n, served.slow.launched),
         "sequence_ms": np.full(n, served.slow.sequence_us / 1e3),
         "greedy": np.full(n, served.greedy),

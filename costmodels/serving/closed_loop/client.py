@@ -12,7 +12,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS, grid_questions
-from costmodels.serving.closed_loop.protocol import ClosedLoop, StepGrid, closed_loop, line_through, slots_of
+from costmodels.serving.closed_loop.protocol import SLOTS, ClosedLoop, StepGrid, closed_loop, line_through
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -136,7 +136,7 @@ def closed_loop_answers(
         mean_watts(served.gpu, _activity(times, loop, len(layouts)), np.ones(len(layouts))),
         load.mean_isl / load.mean_osl,
         tpot_parts=_tpot_parts(times, loop, len(layouts)),
-        ttft_parts=_ttft_parts(grid, loop, ttft, load.of_opening(calibration.first_us)),
+        ttft_parts=_ttft_parts(grid, loop, ttft, load.of_opening(_first_us(calibration, load))),
     )
 
 
@@ -172,9 +172,13 @@ def front_us(calibration: Calibration, load: Load, tpot_us: Floats, ranks: Ints)
 
 def opening_us(calibration: Calibration, load: Load, requests: int) -> Floats:
     """What the requests of the opening burst wait longer where the engine is cold, [n, requests]."""
-    waits = np.where(load.opens_cold, calibration.first_us, 0.0)[:, None]
-    opening = np.arange(requests) < slots_of(load.concurrency, load.most_running)[:, None]
+    waits = np.where(load.opens_cold, _first_us(calibration, load), 0.0)[:, None]
+    opening = np.arange(requests) < np.minimum(load.concurrency, SLOTS)[:, None]
     return np.asarray(np.where(opening, waits, 0.0))
+
+
+def _first_us(calibration: Calibration, load: Load) -> Floats:
+    return load.first_wait(calibration.first_us, calibration.first_full_us)
 
 
 Ends = tuple[Floats, Floats]

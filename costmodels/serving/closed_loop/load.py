@@ -81,6 +81,11 @@ class Load(Rowwise):
         travel_us = np.where(self.alike, front_us, 0.0)
         return Clients.of(self.concurrency, self.osl, self.shortest, self.generations, travel_us)
 
+    def first_wait(self, plain: Floats | float, full: Floats | float) -> Floats:
+        """What the opening burst waits for a cold engine, [n]: ``full``, too, where its prompts fill a step."""
+        fills = self.concurrency * self.mean_isl >= self.token_budget
+        return np.asarray(plain + np.where(fills, full, 0.0))
+
     def of_opening(self, wait: Floats | float) -> Floats:
         """What requests wait on average, [n], where those of the opening burst wait so long for a cold engine."""
         return np.where(self.opens_cold, wait / np.maximum(self.generations, 1), 0.0)

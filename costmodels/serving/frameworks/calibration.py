@@ -60,8 +60,6 @@ from profiles.hardware import Gpu
 from profiles.shipped import shipped
 
 Part = Literal["gemm", "attention_prefill", "attention_decode", "moe", "moe_prompts", "communication", "elementwise"]
-
-
 LATENCIES = ("ttft", "tpot", "e2e")
 
 MEMORY_DAYS = 180.0
@@ -218,15 +216,16 @@ def model_kind(layers: int, hidden: int, precision: str) -> str:
 
 @dataclass(frozen=True)
 class Slow:
-    """Whether a model has experts in scaled blocks of fp8, on a GPU and under a release that are slow with them;
-    whether kernels of it are compiled when their shapes first come; what steps that draft take more where attention is
-    data parallel, and what the release takes more of each running sequence, µs; whether the model has experts, and
-    layers whose kernels are launched one by one for prompts."""
+    """Whether a model has experts in scaled blocks of fp8 that the release is slow with, and kernels that are compiled
+    when their shapes first come; what steps that draft take more where attention is data parallel, what the release
+    takes more of each running sequence, and what prompts that first fill a step wait for, µs; whether the model has
+    experts, and layers whose kernels are launched one by one for prompts."""
 
     block_experts: bool = False
     compiled: bool = False
     drafting_us: float = 0.0
     sequence_us: float = 0.0
+    full_us: float = 0.0
     experts: bool = False
     launched: int = 0
 
@@ -258,7 +257,8 @@ class Calibration(BaseModel):
     uneven_experts: float = Field(default=0.0, ge=0)
     first_us: float = Field(default=0.0, ge=0)
     first_on_amd: float = Field(default=1.0, ge=1)
-    drafting_us: float = 0.0  # resolved: of the release (its capabilities), in no fit
+    first_full_us: float = 0.0  # resolved: of the release (its capabilities), in no fit, as
+    drafting_us: float = 0.0
     effect: Effect = Effect()  # that holds, of those below
     effects: Effects = Effects()
     acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
@@ -336,6 +336,7 @@ class Calibration(BaseModel):
                 "effect": effect,
                 "met": gpu.name in self.on_gpus and model in self.models,
                 "drafting_us": slow.drafting_us,
+                "first_full_us": slow.full_us,
                 "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
                 "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from costmodels.serving.frameworks.history import Release
 from profiles.hardware import Gpu
 
 
@@ -31,7 +32,7 @@ class ExchangeWay(Facts):
     """A way in which tokens reach their experts, as the framework has it.
 
     Attributes:
-        backend: its own word; ``mode``: the one beside it, where there is one.
+        backend: its own word; ``mode``: the one beside it, where there is one; ``also``: its earlier ones.
         since: the first release that has it, or may (the one after the last that is known not to); "": all have.
         roles: of engines that run it; ``usual``: that run it when nothing is said, from ``usual_from`` GPUs on, on
             GPUs of ``usual_capability`` or more, of which a node or NVLink domain has ``usual_domain`` or more.
@@ -45,6 +46,7 @@ class ExchangeWay(Facts):
 
     backend: str
     mode: str = ""
+    also: tuple[str, ...] = ()
     since: str = ""
     roles: tuple[EngineRole, ...]
     usual: tuple[EngineRole, ...] = ()
@@ -74,6 +76,7 @@ class Parallelism(Facts):
             are on more nodes than they fill.
         exchanges: by our name (``costmodels/operations/exchanges.yaml``), how tokens may reach their experts other than
             that all ranks gather them all; each needs the experts shared out over the whole group, as all of them do.
+        unpriced: exchanges that it has and that are refused, by its own word: why.
         overlaps: what may hide an exchange.
         copies_need_balancer: whether copies of experts are refused without a balancer.
         dispatch_tokens: most tokens of a GPU that low-latency buffers are made for: when nothing is said, and at most.
@@ -86,11 +89,18 @@ class Parallelism(Facts):
     tensor_and_data_parallel_attention: bool
     scatters_attention_replicas: bool
     exchanges: dict[str, ExchangeWay] = {}
+    unpriced: dict[str, str] = {}
     overlaps: tuple[str, ...] = ()
     copies_need_balancer: bool = False
     dispatch_tokens: tuple[int, int] = (128, 1024)
     whole_experts: tuple[str, ...] = ()
     drafts_in_stages: bool = True
+
+    def exchanges_called(self, word: str) -> list[str]:
+        """Our names of what it, or we, call ``word`` (several: a backend with modes of its own for each role)."""
+        if word in self.exchanges:
+            return [word]
+        return [name for name, each in self.exchanges.items() if word in (each.backend.casefold(), *each.also)]
 
     def overlaps_of(self, exchange: str) -> tuple[str, ...]:
         """What may hide an exchange."""
@@ -129,6 +139,21 @@ class UnhiddenDrafting(Facts):
     step_us: float = Field(gt=0)  # what each step takes more
 
 
+class TunedFirst(Facts):
+    """Releases that tune kernels when prompts first fill a step's budget, so that all who sent them wait."""
+
+    since: str  # the first that does
+    before: str
+    from_capability: float  # CUDA compute capability from which it holds
+    wait_s: dict[str, float]  # by precision of weights
+
+    def wait_us(self, release: Release, gpu: Gpu, weights: str) -> float:
+        """What they wait under a release, on a GPU, for a model in a precision; 0: nothing."""
+        there = not release.older_than(self.since) and release.older_than(self.before)
+        fast = (gpu.compute_capability or 0.0) >= self.from_capability
+        return 1e6 * self.wait_s.get(weights, 0.0) if there and fast else 0.0
+
+
 class ExpertBackend(Facts):
     """Which of its kernels for experts an engine must be told to run: those that its rows, or a stand-in's, are of."""
 
@@ -165,6 +190,7 @@ class Capabilities(Facts):
         launches_experts_singly: whether kernels of layers with experts are launched one by one for prompts, outside of
             any graph.
         unhidden_drafting: what steps that draft take more where the host is not hidden; None: it is, or nobody knows.
+        tuned_first: what prompts that first fill a step wait for; None: nothing beside that.
         gathers_in: by precision of experts, bytes of an element in which attention ranks gather tokens for them, where
             they quantize before; else 16 bits.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
@@ -179,6 +205,7 @@ class Capabilities(Facts):
     one_process: OneProcess | None = None
     unhidden_drafting: UnhiddenDrafting | None = None
     compiles_at_first: Literal["none", "all", "latent_attention"] = "none"
+    tuned_first: TunedFirst | None = None
     launches_experts_singly: bool = False
     caches: dict[str, tuple[str, ...]] = {}
     own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}

@@ -93,9 +93,12 @@ def _promised(name: str) -> tuple[Metric | None, float]:
     for part in word.split("_"):
         found = _PERCENTILE.fullmatch(part)
         if part in _MEANS:
+            other = "_".join(each for each in word.split("_") if each not in _MEANS)
+            metric = table.metrics.get(other, other)
+            metric = metric if metric in _METRICS else "ttft"
             raise InputError(
                 f"slo: {shown(name)}: a promise is about a percentile of requests, not about their mean",
-                "write ttft_median (half of the requests), or ttft for nine in ten",
+                f"write {metric}_median (half of the requests), or {metric} for nine in ten",
             )
         if found is not None or part in table.statistics:
             said.append(float(found["percentile"]) if found else table.statistics[part])

@@ -112,7 +112,7 @@ class Effect(Document):
 
 
 class Prediction(Sparse):
-    """Of the whole plan. Latencies are those of the slowest engine group, or of the slowest pair of them."""
+    """Of the whole plan. Latencies are those of all its requests; of a fleet, of its slowest engines."""
 
     SELDOM: ClassVar = ("electricity_usd_per_hour",)
 

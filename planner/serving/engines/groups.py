@@ -103,6 +103,11 @@ class Pair:
     served: Served
     transfer: CacheTransfer | None = None
 
+    @property
+    def weight(self) -> float:
+        """Share of the requests that it serves."""
+        return self.prefill.share * (1.0 if self.transfer is None else self.decode.share)
+
 
 @dataclass(frozen=True)
 class LoadedFleet:

@@ -6,9 +6,12 @@ moved by what the simulation of each engine alone differs from its part of that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import median
+
+import numpy as np
 
 from costmodels.estimates import Floats
 from costmodels.serving.simulator.capacity import LONG, keeps_up, over_us, queue_growth, standard_error_us
@@ -16,6 +19,12 @@ from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.serving.engines.groups import Group, Pair
 from planner.serving.operating_points import Served
+
+SHARES = np.concatenate([np.linspace(0.01, 0.85, 43), np.linspace(0.86, 0.98, 13), np.linspace(0.982, 0.998, 9)])
+"""Percentiles by which the requests of several pairs are laid together."""
+
+Us = Callable[[float | None, End], float]
+"""What a share of requests stays below (None: the mean), with steps at an end of their interval, µs."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,35 @@ def pair_us(pair: Pair, checks: Checks, metric: Metric, p: float | None, end: En
             for part in (outside.exposed_us, outside.front_us):
                 whole += float(getattr(part, end)[0] - part.value[0])
     return whole
+
+
+def weights_of(pairs: Sequence[Pair]) -> Floats:
+    """Share of their requests that each serves; as many each where none has any."""
+    weights = np.array([pair.weight for pair in pairs])
+    return np.asarray(weights / weights.sum() if weights.any() else np.full(len(pairs), 1 / len(pairs)))
+
+
+def all_us(pairs: Sequence[Pair], checks: Checks, metric: Metric) -> Us:
+    """Of all requests that the pairs serve."""
+    if len(pairs) == 1:
+        return lambda p, end: pair_us(pairs[0], checks, metric, p, end)
+    weights = weights_of(pairs)
+
+    @cache
+    def below(end: End) -> tuple[Floats, Floats]:
+        """Latencies, and the share of requests below each."""
+        each = [np.array([pair_us(pair, checks, metric, float(p), end) for p in SHARES]) for pair in pairs]
+        us = np.unique(np.concatenate(each))
+        parts = [np.interp(us, values, SHARES, left=0.0, right=1.0) for values in each]
+        return us, weights @ np.array(parts)
+
+    def whole_us(p: float | None, end: End) -> float:
+        if p is None:
+            return float(weights @ np.array([pair_us(pair, checks, metric, None, end) for pair in pairs]))
+        us, shares = below(end)
+        return float(np.interp(p, shares, us))
+
+    return whole_us
 
 
 def formula_us(served: Served, metric: Metric, p: float | None) -> float:

@@ -20,6 +20,9 @@ from profiles.errors import Infeasible, LimitReached
 
 ONE = "one kind of engine for all"
 
+BY_FORMULAS = "by formulas, not simulated"
+"""Of what seems cheaper than a fleet whose engines were."""
+
 LEAST_OF_DAY_S = 6.0
 """Seconds for one comparison of a schedule, at least."""
 
@@ -106,7 +109,10 @@ def _tried(name: str, found: Answered, seconds: float, kinds: Sequence[int]) -> 
         why = f"it does not serve {service}: isl {isl:g}, osl {osl:g}"
         why += f" and {len(lost) - 1} more classes" if len(lost) > 1 else ""
         return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=why)
-    return _row(name, other, _cost(found))
+    row = _row(name, other, _cost(found))
+    simulated = found.fleet.request.simulation and found.fleet.services[0].asked.model is not None
+    cheaper = simulated and row.loses_by is not None and row.loses_by < 0
+    return row.model_copy(update={"reason": BY_FORMULAS}) if cheaper else row
 
 
 def _otherwise(found: Answered, other: Answered) -> FleetCompared:

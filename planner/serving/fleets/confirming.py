@@ -330,8 +330,10 @@ class Confirming:
         if not rates.any():  # it stands by for a loss, and may then be sent whatever it carries
             rates = np.where(service.capacity[:, v.engine] > 0, service.rates[t], 0.0)
         count = int(engines[t][variant])
-        # After a loss it is sent what the others no longer carry: it admits all that it may be sent then.
-        also = (service.capacity[:, v.engine] > 0) | (rates > 0) if found.question.survive.any else None
+        # It admits what it is sent in other steps, and after a loss what the others no longer carry.
+        also = np.any([rates, *(rates_on(found, variant, step) for step in range(len(engines)))], axis=0)
+        if found.question.survive.any:
+            also |= service.capacity[:, v.engine] > 0
         request, candidate = self._under(fleet, v.service, engine, rates, also)
         if candidate is None:
             return None
@@ -344,14 +346,13 @@ class Confirming:
         return Loaded(variant, t, request, group, used)
 
     def _under(
-        self, fleet: Fleet, number: int, engine: ModelEngine, rates: Floats, also: NDArray[np.bool_] | None = None
+        self, fleet: Fleet, number: int, engine: ModelEngine, rates: Floats, also: NDArray[np.bool_]
     ) -> tuple[PlanRequest, EngineCandidate | None]:
-        """An engine under a mixture, admitting all that its classes may hold, and those that it may get ``also``
-        (classes,); where its memory does not hold that, its own, or all that the mixture's own requests are."""
+        """An engine under a mixture, admitting all that the classes it may ``also`` get (classes,) may hold; where its
+        memory does not hold that, what its own may, or all that the mixture's own requests are."""
         service = fleet.services[number]
         context = self._models[number].max_context_tokens
-        lengths: list[int | None] = [] if also is None else [longest_of(_those(service.classes, also), context)]
-        for longest in (*lengths, longest_of(_those(service.classes, rates > 0), context), None):
+        for longest in (*(longest_of(_those(service.classes, those), context) for those in (also, rates > 0)), None):
             work = workload_of(
                 service.classes, rates, speculation=service.asked.speculation, name="mixture", max_len=longest
             )

@@ -312,7 +312,8 @@ def solved(
     answer = solve_mix(question, seconds=limit, gap=gap, progress=progress, prices=prices, near=near, every_kind=alike)
     if answer.status == "time_limit":
         raise LimitReached(
-            f"fleet: no fleet was found in {limit:g} s", "raise --time-limit, or give fewer classes or steps"
+            f"fleet: no fleet was found in the {limit:.3g} s that the time limit leaves for it",
+            "raise --time-limit, or give fewer classes or steps",
         )
     if answer.engines is None:
         raise why_not(question, limit, brief=brief)
@@ -325,6 +326,16 @@ def with_capacity(fleet: Fleet, capacity: Mapping[int, Floats]) -> Fleet:
         replace(service, capacity=capacity.get(s, service.capacity)) for s, service in enumerate(fleet.services)
     )
     return replace(fleet, services=services)
+
+
+def counted_for_less(fleet: Fleet, shares: Mapping[tuple[int, int], float]) -> Fleet:
+    """``fleet`` with kinds, (service, engine), counted on for a share of what they carry."""
+    services = []
+    for s, service in enumerate(fleet.services):
+        by = np.array([shares.get((s, e), 1.0) for e in range(service.capacity.shape[1])])
+        strict = None if service.strict is None else service.strict * by
+        services.append(replace(service, capacity=service.capacity * by, strict=strict))
+    return replace(fleet, services=tuple(services))
 
 
 Engines = Callable[[ServiceAsked, tuple[LengthClass, ...], SuppliedCluster], Any]

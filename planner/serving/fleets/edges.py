@@ -134,6 +134,6 @@ def words_of_edges(
     bounds = " and ".join(bound.label for bound in slo.bounds)
     share = f"{100 * float(missing.sum()) / total:.2g} %"
     return [
-        f"{name}: {share} of the requests, isl {span}, miss {bounds} by themselves and are served: the promise is over "
-        "all requests (promise: class makes it for each)"
+        f"{name}: {share} of the requests, isl {span}, may miss {bounds} by themselves and are served: the promise is "
+        "over all requests (promise: class makes it for each)"
     ]

@@ -9,8 +9,9 @@ from itertools import islice
 import numpy as np
 
 from planner.contract.engine import Limits
-from planner.serving.fleets.confirming import Confirming, Loaded, joined
+from planner.serving.fleets.confirming import Confirming, Key, Loaded, joined
 from planner.serving.fleets.decision import Answered
+from planner.serving.fleets.tails import used_of
 from planner.solving.mix.carrying import ENOUGH, Carrying
 from planner.solving.mix.question import Loss, losses, remaining
 from planner.solving.solvers import Floats
@@ -20,6 +21,10 @@ MOST_LOSSES = 500
 
 MOST_MIXTURES = 16
 """Losses for whose requests engines are started: those that leave least."""
+
+
+LEAST_CARRIED, MOST_CARRIED = 0.5, 0.98
+"""Of what an engine gets after a loss under which it misses its promise, what it is next counted on for."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,46 @@ def after_worst_loss(
     return AfterLoss(_words(found, loss, engines[_busiest(found)]), after, confirming.with_checks(loaded))
 
 
-def limits_for_losses(found: Answered, confirming: Confirming, engines: Mapping[int, Loaded]) -> dict[int, Limits]:
-    """What the kinds that run, by variant, are started with so that they serve what losses send them as well as what
-    they have without: the plan says that the promise holds then, of engines that are not started anew for it."""
+def short_after_loss(found: Answered, confirming: Confirming, engines: Mapping[int, Loaded]) -> dict[Key, float]:
+    """The kinds of engine that miss their promise after the worst loss at the busiest step, and what each then carries
+    of what it gets; ``engines``: all that run, by variant."""
+    worst = next(iter(_by_what_they_leave(found)), None)
+    if worst is None or worst[0] <= 0:
+        return {}
+    after, loaded = _after(found, confirming, *worst[1:])
+    short: dict[Key, float] = {}
+    for variant, each in started(after, loaded, limits_of_all(found, confirming, engines)).items():
+        if each.pairs and each.trial.check() is None:
+            kind = found.fleet.chosen.variants[variant]
+            key, carries = (kind.service, kind.engine), each.trial.highest_rps() / each.group.load_rps
+            short[key] = min(max(carries, LEAST_CARRIED), MOST_CARRIED, short.get(key, 1.0))
+    return short
+
+
+def limits_of_all(found: Answered, confirming: Confirming, engines: Mapping[int, Loaded]) -> dict[int, Limits]:
+    """What the kinds that run, by variant, are started with so that they serve what other steps and losses send them as
+    well as what they have at their busiest: the plan says that the promise holds then, of engines that are not started
+    anew for it."""
     limits = {variant: each.group.limits for variant, each in engines.items()}
+    for variant, each in _in_other_steps(found, confirming, engines):
+        limits[variant] = _either(limits[variant], each.group.limits)
     for theta, loss, shares in islice(_by_what_they_leave(found), MOST_MIXTURES):
         if theta > 0:
             for variant, each in _after(found, confirming, loss, shares)[1].items():
                 if variant in limits:
                     limits[variant] = _either(limits[variant], each.group.limits)
     return limits
+
+
+def _in_other_steps(
+    found: Answered, confirming: Confirming, engines: Mapping[int, Loaded]
+) -> Iterator[tuple[int, Loaded]]:
+    for variant, each in engines.items():
+        used = used_of(found, variant)
+        for t in np.flatnonzero(used > 0).tolist():
+            other = None if t == each.step else confirming.loaded(found, variant, t, float(used[t]))
+            if other is not None:
+                yield variant, other
 
 
 def started(

@@ -151,7 +151,7 @@ class ModelDescribed:
         worst = {metric: _slowest(groups, f"{metric}_ms") for metric in ("ttft", "tpot", "e2e")}
         for pair in transfers:
             for metric in METRICS:
-                seen = served_latency(pair, simulated, metric)
+                seen = served_latency([pair], simulated, metric)
                 if (now := worst[metric]) is None or seen.p90.value > now.p90.value:
                     worst[metric] = seen
         output = sum(c.rate_rps * c.osl for step in found.fleet.steps[t].steps for c in step.classes)

@@ -20,11 +20,11 @@ from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.capacities import Capacities, service_request
 from planner.serving.fleets.comparisons import Comparisons, compare
 from planner.serving.fleets.confirming import Confirming, Loaded, Settled, joined
-from planner.serving.fleets.decision import Answered, Fleet, fleet_of, solved
+from planner.serving.fleets.decision import Answered, Fleet, counted_for_less, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.edges import words_of_edges
 from planner.serving.fleets.engines import unmatched
-from planner.serving.fleets.losing import after_worst_loss, limits_for_losses, started
+from planner.serving.fleets.losing import after_worst_loss, limits_of_all, short_after_loss, started
 from planner.serving.fleets.modelled import ModelDescribed
 from planner.serving.fleets.nearest import with_tried_budget, with_tried_limits
 from planner.serving.fleets.report import document
@@ -42,6 +42,9 @@ Progress = Callable[[str], None]
 
 TIE = 0.005
 """Relative, by which engines that prefill apart from engines that decode must be cheaper to be worth it."""
+
+MOST_MENDED = 3
+"""Times that a fleet is looked for anew because its engines miss the promise after the worst loss."""
 
 CARRIED, CONFIRMED = 60.0, 90.0
 """Percent of a fleet's work that is done when it is known what engines carry, and when they are simulated."""
@@ -167,22 +170,39 @@ class _Modelled:
 
     def _settled(self, fleet: Fleet, confirming: Confirming) -> Settled:
         if self._request.simulation:
-            return confirming.settled(fleet, self._request.time_limit_s / 3)
+            return self._settled_after_losses(fleet, confirming)
         found = solved(fleet)
         return Settled(found, _unchecked(confirming, found), {}, ())
+
+    def _settled_after_losses(self, fleet: Fleet, confirming: Confirming) -> Settled:
+        """The fleet that holds, also in simulations of what is left after the worst loss: where it does not, kinds of
+        engine that miss their promise are counted on for less, as far as fleets are found."""
+        settled = confirming.settled(fleet, self._request.time_limit_s / 3)
+        for _ in range(MOST_MENDED if settled.found.question.survive.any else 0):
+            found = settled.found
+            short = short_after_loss(
+                found, confirming, {**settled.engines, **confirming.standing_by(found, settled.engines)}
+            )
+            if not short:
+                break
+            self._tell("an engine more for the worst loss")
+            fleet = counted_for_less(fleet, short)
+            try:
+                settled = confirming.settled(fleet, self._request.time_limit_s / 3)
+            except (Infeasible, LimitReached):
+                break
+        return settled
 
     def plan(self) -> Plan:
         decided = self.decided()
         fleet, settled, confirming, models = decided.fleet, decided.settled, decided.confirming, decided.models
         found = settled.found
         checked = self._request.simulation
-        engines, limits = dict(settled.engines), {}
-        if found.question.survive.any:
-            limits = limits_for_losses(found, confirming, {**engines, **confirming.standing_by(found, engines)})
-            engines = started(found, engines, limits)
+        engines = dict(settled.engines)
+        limits = limits_of_all(found, confirming, {**engines, **confirming.standing_by(found, engines)})
+        engines = started(found, engines, limits)
         engines = confirming.with_checks(engines) if checked else engines
-        standing = confirming.standing_by(found, engines)
-        engines = {**engines, **(started(found, standing, limits, engines) if limits else standing)}
+        engines = {**engines, **started(found, confirming.standing_by(found, engines), limits, engines)}
         self._tell(Step("comparing with other fleets", CONFIRMED))
         comparisons = compare(found, self._request.time_limit_s / 3, confirming.without_tails(settled), decided.other)
         after = after_worst_loss(found, confirming, limits) if self._request.simulation else None

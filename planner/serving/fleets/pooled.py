@@ -58,11 +58,13 @@ class PooledRequests:
         self._at = {end: _seen_at(end, found, seen, prefilled, classes) for end in ENDS}
 
     def holds(self, service: ServiceLoad, which: int | None) -> bool | None:
-        """Whether the promise holds for a class, or for all (None); None: too few of them were simulated."""
+        """Whether the promise holds for a class, or for all (None), which it does not where some kind misses it; None:
+        too few of the class were simulated, or a kind that gets some misses its promise."""
         at = self._at["value"]
         mine = np.ones(len(at.where), np.bool_) if which is None else at.where == which
-        untold = self._untold if which is None else self._untold[which]
-        if int(mine.sum()) < FEW or np.any(untold > 0):
+        if which is None and self._untold.any():
+            return False
+        if int(mine.sum()) < FEW or (which is not None and self._untold[which] > 0):
             return None
         weight = at.weights[mine]
         return all(

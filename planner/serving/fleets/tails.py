@@ -32,15 +32,21 @@ SHARED = 0.3
 """Exponent by which that falls with the engines of the kind."""
 
 
-def busiest(found: Answered, variant: int) -> tuple[int, float]:
-    """(the step in which a kind of engine is loaded most, the share of its capacity that is used then)."""
+def used_of(found: Answered, variant: int) -> Floats:
+    """The share of its capacity that a kind of engine uses, (steps,)."""
     used = []
     for t, work in enumerate(found.question.work):
         count = int(found.answer.engines[t][variant]) if found.answer.engines is not None else 0
         cells = np.where(np.isfinite(work[:, variant]), work[:, variant], 0.0)
         used.append(float(found.answer.shares[t][:, variant] @ cells) / count if count else 0.0)
+    return np.array(used)
+
+
+def busiest(found: Answered, variant: int) -> tuple[int, float]:
+    """(the step in which a kind of engine is loaded most, the share of its capacity that is used then)."""
+    used = used_of(found, variant)
     t = int(np.argmax(used))
-    return t, used[t]
+    return t, float(used[t])
 
 
 def rates_on(found: Answered, variant: int, t: int) -> Floats:

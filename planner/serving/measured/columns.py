@@ -115,7 +115,7 @@ def measured_columns(table: pd.DataFrame) -> Measured:
         found[quantity] = column, scale
     if not found:
         raise InputError(
-            "--measured: no column holds what was measured",
+            "columns: no column holds what was measured",
             f"call it as the prediction is called, or with its unit: {', '.join(QUANTITIES[:4])}, median_ttft_s, …",
         )
     return Measured({quantity: scale * _values(table[name], name) for quantity, (name, scale) in found.items()})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
-from costmodels.operations.exchanges import exchange_kinds
 from costmodels.origins import HOW
 from costmodels.serving.frameworks.caches import default_cache
 from costmodels.serving.frameworks.framework import PREDICTED
@@ -19,6 +19,7 @@ from planner.serving.engines.options import ServingOption
 from planner.serving.engines.pairing import pairing_notes
 from planner.serving.operating_points import FEW_PLACES
 from planner.serving.request import PlanRequest
+from planner.serving.wide_experts import kin_told
 
 _FROM_HASHES = "is what hashes of the trace's prompts show for one cache that forgets nothing"
 QUEUES = 0.8
@@ -27,81 +28,107 @@ QUEUES = 0.8
 
 def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[str]:
     """The notes of a plan, each once. ``checks``: simulations of the groups."""
-    best, groups, pairs = fleet.option, fleet.groups, fleet.pairs
-    searches = best.searches
-    notes = [note for search in searches for note in search.job.served.cost.notes]
-    framework = searches[0].job.served.framework
-    model, precision, work = searches[0].job.served.model, best.precision, request.workload
-    newest = "" if "@" in request.framework else ", the newest release known here"
-    notes.append(f"engines are taken to be {framework.full_name} {framework.release}{newest}")
-    notes += filter(None, [framework.told(PREDICTED)])
-    notes += filter(None, [framework.told_of_weights(precision, search.job.served.gpu) for search in searches])
-    notes += _cache_notes(request, best)
-    notes.append(_calibration_note(searches[0].job.served))
-    notes += _clock_notes(groups)
-    notes += _expert_notes(request, groups)
-    notes += _simulation_notes(groups, checks)
-    notes += _unbounded_notes(request, groups)
-    if any(not bool(group.engine.origin.inside[0]) for group in groups):
+    best, groups, work = fleet.option, fleet.groups, request.workload
+    served = [search.job.served for search in best.searches]
+    notes = [
+        *(note for each in served for note in each.cost.notes),
+        *_framework_notes(request, best),
+        *_cache_notes(request, best),
+        _calibration_note(served[0]),
+        *_clock_notes(groups),
+        *_expert_notes(request, groups),
+        *_simulation_notes(groups, checks),
+        *_unbounded_notes(request, groups),
+        *_unmeasured_notes(groups),
+        *_few_places_notes(groups),
+        *_hand_over_notes(fleet.pairs),
+    ]
+    if any(pair.transfer is not None for pair in fleet.pairs):
+        notes += pairing_notes(served[0], fleet.attention_backend, drafting=work.speculation is not None)
+    notes += _workload_notes(work, groups)
+    if request.goal == "throughput" and work.rate_rps is not None:
         notes.append(
+            f"the objective is throughput: the plan is for as many requests as fit, not for the offered "
+            f"{work.rate_rps:g} requests/s"
+        )
+    for group in groups:
+        notes += [*_exchange_notes(group), *_topology_notes(group), *_host_notes(group)]
+    notes += _model_notes(request, best, groups)
+    for pool in (group.job.pool for group in groups if group.job.pool.price_source is not None):
+        notes.append(f"price of {pool.gpu}: {pool.usd_per_gpu_hour} USD per GPU-hour, {pool.price_source}")
+    return list(dict.fromkeys(notes))
+
+
+def _framework_notes(request: PlanRequest, best: ServingOption) -> Iterator[str]:
+    """Which release is planned for, and what it is not known to be."""
+    searches = best.searches
+    framework = searches[0].job.served.framework
+    newest = "" if "@" in request.framework else ", the newest release known here"
+    yield f"engines are taken to be {framework.full_name} {framework.release}{newest}"
+    told = [framework.told(PREDICTED)]
+    told += [framework.told_of_weights(best.precision, search.job.served.gpu) for search in searches]
+    yield from filter(None, told)
+
+
+def _unmeasured_notes(groups: Sequence[Group]) -> Iterator[str]:
+    if any(not bool(group.engine.origin.inside[0]) for group in groups):
+        yield (
             "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
             "between nodes); their intervals are wide"
         )
+
+
+def _few_places_notes(groups: Sequence[Group]) -> Iterator[str]:
     for group in groups:
-        if group.limits.max_sequences < FEW_PLACES:
-            places = group.limits.max_sequences
-            notes.append(
+        places = group.limits.max_sequences
+        if places < FEW_PLACES:
+            yield (
                 f"the cache of an engine of {group.id} holds {places} request{'s' if places > 1 else ''} of "
                 f"{group.engine.longest_tokens:,} tokens: no more are in flight at once, others wait"
             )
-    notes += _hand_over_notes(pairs)
-    if any(pair.transfer is not None for pair in pairs):
-        drafting = work.speculation is not None
-        notes += pairing_notes(searches[0].job.served, fleet.attention_backend, drafting=drafting)
-    notes += _workload_notes(work, groups)
-    if request.goal == "throughput" and request.workload.rate_rps is not None:
-        notes.append(
-            f"the objective is throughput: the plan is for as many requests as fit, not for the offered "
-            f"{request.workload.rate_rps:g} requests/s"
+
+
+def _exchange_notes(group: Group) -> Iterator[str]:
+    """Of exchanges that nothing measured is like: how much of a step they are."""
+    step = group.engine.steps[0][0]
+    if HOW[int(group.engine.origin.how[0])] != "roofline" or group.job.served.unmeasured:
+        return
+    sent = step.parts["communication"] + step.parts["dispatch"] + step.parts["combine"] + step.parts["overlap"]
+    share = float(max(sent[0], 0.0) / step.latency.value[0])
+    topology = group.job.served.network.topology
+    over_pcie = group.layout.pp == 1 and topology is not None and topology.bus_share is not None
+    which = "over PCIe" if over_pcie else "between pipeline stages and nodes"
+    yield (
+        f"exchanges {which} are estimated from link rates, nothing like them was measured; "
+        f"all communication is {share:.0%} of a step of {group.id}"
+    )
+
+
+def _host_notes(group: Group) -> Iterator[str]:
+    host = group.job.served.cost.catalogue.default_node(group.job.served.gpu).gpus_per_host
+    if host is not None and group.layout.gpus > host:
+        yield (
+            f"{group.id} is larger than a host of {group.job.pool.gpu} ({host} GPUs share one operating "
+            "system in the rack): start it over several hosts; nodes in this plan are NVLink domains"
         )
-    for group in groups:
-        step = group.engine.steps[0][0]
-        if HOW[int(group.engine.origin.how[0])] == "roofline" and not group.job.served.unmeasured:
-            sent = step.parts["communication"] + step.parts["dispatch"] + step.parts["combine"] + step.parts["overlap"]
-            share = float(max(sent[0], 0.0) / step.latency.value[0])
-            topology = group.job.served.network.topology
-            over_pcie = group.layout.pp == 1 and topology is not None and topology.bus_share is not None
-            which = "over PCIe" if over_pcie else "between pipeline stages and nodes"
-            notes.append(
-                f"exchanges {which} are estimated from link rates, nothing like them was measured; "
-                f"all communication is {share:.0%} of a step of {group.id}"
-            )
-        notes += _topology_notes(group)
-        host = group.job.served.cost.catalogue.default_node(group.job.served.gpu).gpus_per_host
-        if host is not None and group.layout.gpus > host:
-            notes.append(
-                f"{group.id} is larger than a host of {group.job.pool.gpu} ({host} GPUs share one operating "
-                "system in the rack): start it over several hosts; nodes in this plan are NVLink domains"
-            )
+
+
+def _model_notes(request: PlanRequest, best: ServingOption, groups: Sequence[Group]) -> Iterator[str]:
+    """How its experts are used, what its weights are run in, and what of it is not modelled."""
+    model, precision = best.searches[0].job.served.model, best.precision
     if model.is_moe:
-        notes.append(
+        yield (
             f"tokens are spread over experts as {request.workload.routing}; give routing=… in the workload to change it"
         )
     for name, gpu in {group.job.pool.gpu: group.job.served.cost.gpu for group in groups}.items():
         if precision.weights == "bf16" and "bf16" not in gpu.peak_flops:
-            notes.append(f"{name} has no bf16: start the engines in fp16, which is predicted to take the same time")
+            yield f"{name} has no bf16: start the engines in fp16, which is predicted to take the same time"
     if precision.converted:
-        notes.append(
-            f"weights are run in {precision.weights}, not as published ({model.weight_precision}); check accuracy"
-        )
-    notes += [f"{model.name}: {note}" for note in model.notes]
+        yield f"weights are run in {precision.weights}, not as published ({model.weight_precision}); check accuracy"
+    for note in model.notes:
+        yield f"{model.name}: {note}"
     if model.excluded:
-        notes.append(f"not modelled: {', '.join(model.excluded)}")
-    for group in groups:
-        pool = group.job.pool
-        if pool.price_source is not None:
-            notes.append(f"price of {pool.gpu}: {pool.usd_per_gpu_hour} USD per GPU-hour, {pool.price_source}")
-    return list(dict.fromkeys(notes))
+        yield f"not modelled: {', '.join(model.excluded)}"
 
 
 def _calibration_note(served: ServedModel) -> str:
@@ -162,10 +189,7 @@ def _expert_notes(request: PlanRequest, groups: list[Group]) -> list[str]:
     if request.exchange is not None and len(ways) > 1:
         taken = ", ".join(f"{group.id} ({group.role}) {group.layout.exchange}" for group in groups)
         notes.append(f"exchange={request.exchange} was asked for, and not every engine runs it: {taken}")
-    for name in sorted(ways - {NOTHING}):
-        kind = next(kind for kind in exchange_kinds() if kind.name == name)
-        if kind.like:
-            notes.append(f"exchange {name} is priced as {kind.like}, less surely: {kind.source}")
+    notes += [note for name in sorted(ways) for note in kin_told(name)]
     if any(group.role == "aggregated" for group in wide):
         notes.append(
             "engines that do prompts and answers run one exchange for all their steps, without what low latency saves "

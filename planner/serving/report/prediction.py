@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -30,7 +29,7 @@ from planner.serving.document.prediction import (
 )
 from planner.serving.engines.energy import engine_watts
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
-from planner.serving.engines.latency import Check, Checks, formula_us, group_us, pair_us
+from planner.serving.engines.latency import Check, Checks, Us, all_us, group_us, pair_us, weights_of
 from planner.serving.report.effects import effects_of
 from planner.serving.report.limits import largest_of
 from planner.serving.request import PlanRequest
@@ -49,10 +48,6 @@ def _interval(estimate: Estimates, factor: float = 1.0) -> Interval:
     )
 
 
-def _scaled(interval: Interval, factor: float) -> Interval:
-    return Interval(value=interval.value * factor, low=interval.low * factor, high=interval.high * factor)
-
-
 def _inverse(interval: Interval, numerator: float) -> Interval:
     return Interval(value=numerator / interval.value, low=numerator / interval.high, high=numerator / interval.low)
 
@@ -61,10 +56,6 @@ def _alike(mean: Interval, value: float) -> Interval:
     """``value`` with the relative uncertainty of ``mean``: both come from the same kernels."""
     ratio = value / mean.value
     return Interval(value=value, low=mean.low * ratio, high=mean.high * ratio)
-
-
-Us = Callable[[float | None, End], float]
-"""What a share of requests stays below (None: the mean), with steps at an end of their interval, µs."""
 
 
 def _latency(mean: Estimates, us: Us, *, simulated: bool) -> Latency:
@@ -81,9 +72,10 @@ def _uncertain(mean: Estimates, us: Us, p: float | None, *, simulated: bool) -> 
     return Interval(value=value, low=min(us(p, "low") / 1e3, value), high=max(us(p, "high") / 1e3, value))
 
 
-def served_latency(pair: Pair, checks: Checks, metric: Metric) -> Latency:
-    mean = getattr(pair.served, f"{metric}_us")
-    return _latency(mean, partial(pair_us, pair, checks, metric), simulated=pair.prefill.id in checks)
+def served_latency(pairs: Sequence[Pair], checks: Checks, metric: Metric) -> Latency:
+    """What all requests of the pairs see; where nothing was simulated, with the slowest's uncertainty."""
+    mean = getattr(_slowest(pairs, checks, metric).served, f"{metric}_us")
+    return _latency(mean, all_us(pairs, checks, metric), simulated=_simulated(pairs, checks))
 
 
 # ------------------------------------------------------------------ one group
@@ -162,8 +154,7 @@ def _memory(group: Group) -> MemoryParts:
 
 
 def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment, checks: Checks) -> Prediction:
-    """What the plan does at the load it serves; latencies are those of its slowest pair. ``checks``: simulations of the
-    groups."""
+    """What the plan does at the load it serves. ``checks``: simulations of the groups."""
     groups, pairs, served_rps = fleet.groups, fleet.pairs, fleet.served_rps
     each = tuple(group_prediction(group, checks) for group in groups)
     # The fleet carries what its engines do, of the weaker role; their errors come from the same forests, so
@@ -178,9 +169,9 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
     rate = Interval(value=served_rps, low=min(served_rps, low), high=min(served_rps, high))
     if request.goal == "throughput" or request.workload.rate_rps is None:
         rate = Interval(value=value, low=low, high=high)
-    output = _scaled(rate, float(request.workload.mean_osl))
+    output = rate.times(float(request.workload.mean_osl))
     metrics: tuple[Metric, ...] = ("ttft", "tpot", "e2e") if request.workload.osl > 1 else ("ttft", "e2e")
-    latencies = {m: served_latency(_slowest(pairs, checks, m), checks, m) for m in metrics}
+    latencies = {m: served_latency(pairs, checks, m) for m in metrics}
     tpot = latencies.get("tpot")
     watts = [sum(g.gpus * getattr(p.power_watts, end) for g, p in zip(groups, each, strict=True)) for end in _ENDS]
     power = Interval(value=watts[0], low=watts[1], high=watts[2])
@@ -190,22 +181,25 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
         high=power.high / max(output.low, 1e-12),
     )
     cost, price = decision.usd_per_hour, request.usd_per_kwh
-    electricity = None if price is None else _scaled(power, price / 1e3)
-    parts = _slowest(pairs, checks, "ttft").served.ttft_parts_us
+    electricity = None if price is None else power.times(price / 1e3)
+    parts: dict[str, float] = {}
+    for weight, pair in zip(weights_of(pairs), pairs, strict=True):
+        for part, us in pair.served.ttft_parts_us.items():
+            parts[part] = parts.get(part, 0.0) + float(weight * us[0]) / 1e3
     return Prediction(
         ttft_ms=latencies["ttft"],
         tpot_ms=tpot,
         e2e_ms=latencies["e2e"],
-        ttft_ms_by_part={part: float(us[0]) / 1e3 for part, us in parts.items()},
+        ttft_ms_by_part=parts,
         kv_transfer=kv_transfer(pairs),
         effects=effects_of(pairs[0]),
         request_rate_rps=rate,
         output_tokens_per_s=output,
-        output_tokens_per_s_per_gpu=_scaled(output, 1 / decision.gpus_used),
+        output_tokens_per_s_per_gpu=output.times(1 / decision.gpus_used),
         output_tokens_per_s_per_user=None if tpot is None else _inverse(tpot.mean, 1e3),
         utilisation=min(served_rps / value, 1.0),
         power_watts=power,
-        joules_per_input_token=_scaled(joules, request.workload.mean_osl / request.workload.mean_isl),
+        joules_per_input_token=joules.times(request.workload.mean_osl / request.workload.mean_isl),
         joules_per_output_token=joules,
         electricity_usd_per_hour=electricity,
         usd_per_million_output_tokens=_usd_per_million(output, cost, electricity),
@@ -232,8 +226,12 @@ def _usd_per_million(output: Interval, usd_per_hour: float | None, electricity: 
     )
 
 
-def _slowest(pairs: list[Pair], checks: Checks, metric: Metric, percentile: float = 90.0) -> Pair:
-    return max(pairs, key=lambda pair: pair_us(pair, checks, metric, percentile / 100))
+def _simulated(pairs: Sequence[Pair], checks: Checks) -> bool:
+    return all(pair.prefill.id in checks for pair in pairs)
+
+
+def _slowest(pairs: Sequence[Pair], checks: Checks, metric: Metric) -> Pair:
+    return max(pairs, key=lambda pair: pair_us(pair, checks, metric, 0.9))
 
 
 def kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
@@ -253,12 +251,12 @@ def kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
     )
 
 
-def slo_check(bound: Bound, pairs: list[Pair], checks: Checks) -> SloCheck:
-    slowest, p = _slowest(pairs, checks, bound.metric, bound.percentile), bound.percentile / 100
-    mean, simulated = getattr(slowest.served, f"{bound.metric}_us"), slowest.prefill.id in checks
-    predicted = _uncertain(mean, partial(pair_us, slowest, checks, bound.metric), p, simulated=simulated)
+def slo_check(bound: Bound, pairs: Sequence[Pair], checks: Checks) -> SloCheck:
+    p, simulated = bound.percentile / 100, _simulated(pairs, checks)
+    mean = getattr(_slowest(pairs, checks, bound.metric).served, f"{bound.metric}_us")
+    predicted = _uncertain(mean, all_us(pairs, checks, bound.metric), p, simulated=simulated)
     # What was simulated with steps as slow as the confidence asks for is at least so sure.
-    asked = slowest.prefill.job.confidence
+    asked = pairs[0].prefill.job.confidence
     if not simulated or (predicted.value > bound.limit_ms and asked >= EVEN):
         asked = 0.0
     return SloCheck(
@@ -266,7 +264,7 @@ def slo_check(bound: Bound, pairs: list[Pair], checks: Checks) -> SloCheck:
         percentile=bound.percentile,
         limit_ms=bound.limit_ms,
         predicted=predicted,
-        formula_ms=formula_us(slowest.served, bound.metric, p) / 1e3 if checks else None,
+        formula_ms=all_us(pairs, {}, bound.metric)(p, "value") / 1e3 if checks else None,
         margin=(bound.limit_ms - predicted.value) / bound.limit_ms,
         confidence=max(confidence(predicted, bound.limit_ms), asked),
     )

@@ -19,7 +19,7 @@ from planner.exports.target import Asked
 from planner.exports.values import Values
 from planner.kinds import KINDS, example
 from planner.training.document import Stage, TrainingPlan
-from planner.training.launch import launch
+from planner.training.launchers.launch import launch
 from planner.training.planning import setting_of
 from profiles.errors import Unsupported
 

@@ -5,24 +5,14 @@ GPU under ``benchmarks/``. What follows from a row's framework, model, GPU, vers
 times:
 
 * ``--num-prompts 10 × CONC --random-range-ratio 0.8 --request-rate inf --ignore-eos`` everywhere.
-* SGLang, DeepSeek on Blackwell (dsr1_fp8_b200.sh, dsr1_fp4_b200.sh): ``--scheduler-recv-interval`` 30 from 16 requests
-  on, else 10: the scheduler looks for new requests only every so many steps. On H200 it is not set.
-* SGLang: ``--chunked-prefill-size`` 16384 (fp4), 32768 (fp8; 8192 at tp 4).
-* SGLang, Qwen3.5 (qwen3.5_{bf16,fp8,fp4}_{b200,b300,h200}.sh under ``single_node/``): on Blackwell the same
-  ``--scheduler-recv-interval``, but 30 throughout for fp4 on B200 and 10 throughout for fp8 on B300 from release
-  0.5.10 on; none on H200. ``--chunked-prefill-size`` 32768; 16384 on H200 and for fp8 on B300 from 0.5.10 on.
+* Polling intervals, token budgets, shares of memory: ``planner/serving/campaigns.yaml``, as of any row of InferenceX.
 * SGLang, Qwen3.5 in fp8 at tp 4 and ep 1 on B200 and B300 under 0.5.9: plain runs sweep tp 4 with ep 4 and tp 8 alone
   until 13 April 2026 (pull requests 804 and 1027), so these are taken to be of qwen3.5_fp8_{b200,b300}_mtp.sh, which
   drafts 3 tokens a step. They bear that out: with 4 to 32 in flight their TPOT is 0.6 to 0.75 of that at ep 4. Its
   ``--max-running-requests`` of 128 they do not: 256 in flight have their first token in 2.5 s.
-* SGLang, GLM-5 (glm5_{fp8,fp4}_{b200,b300,h200}.sh): ``--chunked-prefill-size`` 32768, on H200 the default, 8192, and
-  no ``kv-cache-dtype``; ``--scheduler-recv-interval`` 10 for fp4 alone.
-* TensorRT-LLM, DeepSeek: ``--max_num_tokens`` = prompt + batch + 64, rounded up to 64 (one prompt a step), and at least
-  8192 from 1.2.0rc6 on; gpt-oss: 20000.
 * TensorRT-LLM, DeepSeek: recipes ``*-trt-mtp`` (InferenceX pull request 392, January 2026; image 1.2.0rc6.post3, and
   1.1.0rc2.post2 from 2026 on) draft 3 tokens a step, 1 with attention data parallelism. The file does not say so; the
   same image dated 2025 does not draft.
-
 * SGLang, DeepSeek in fp8 on B200: dsr1_fp8_b200_mtp.sh drafts 2 tokens a step; the data base of plain runs that the
   file quotes does not have those rows.
 * TensorRT-LLM, Llama 3.1 70B, 1024/1024 below tp 8 (70b_*_trt_slurm.sh): ``batch_wait_timeout_iters`` 20 and
@@ -32,10 +22,9 @@ times:
   (DeepSeek) or its default 50 (gpt-oss). The executor's counter of steps without a prompt on every rank runs all the
   time (``_balance_adp_requests`` of py_executor.py), so prompts come in every so many steps, or once every rank has
   one. SGLang's interval counts the same way (scheduler_recv_skipper.py), and prompts restart it.
-* Cache in 16 bits (no ``kv-cache-dtype``, or ``auto``): SGLang's DeepSeek on H200 (dsr1_fp8_h200.sh), TensorRT-LLM's
-  gpt-oss on H200, vLLM's gpt-oss on H100 and H200. 8 bits elsewhere beside 8- and 4-bit weights, where the scripts
-  say so; MiniMax's and Kimi's changed between releases and are taken as 8 bits.
-* vLLM, MiniMax and Kimi: ``--gpu-memory-utilization 0.95``.
+* Cache in 16 bits (no ``kv-cache-dtype``, or ``auto``): SGLang's DeepSeek on H200 (dsr1_fp8_h200.sh) and GLM-5 there,
+  TensorRT-LLM's gpt-oss on H200, vLLM's gpt-oss on H100 and H200. 8 bits elsewhere beside 8- and 4-bit weights, where
+  the scripts say so; MiniMax's and Kimi's changed between releases and are taken as 8 bits.
 
 The other rows are NVIDIA's own runs (source files under ``/Users/``), of which no recipe is public. How long their
 requests were is *inferred from these measurements themselves*: on the grid of thousands lengths vary; on that of powers
@@ -51,7 +40,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-DEFAULT_BUDGET = 8192
+OWN_BUDGET = 8192  # of NVIDIA's runs, whose recipes nobody has published
 CAMPAIGNS = ("InferenceX", "NVIDIA", "NVIDIA Dynamo")
 """Who ran the rows; the last one's lengths are round thousands."""
 
@@ -59,19 +48,17 @@ BLACKWELL = ("B200", "B300", "GB200", "GB300")
 
 
 def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with columns campaign (of :data:`CAMPAIGNS`), shortest (length range ratio), token_budget,
-    gate_steps, gate_enough, gate_free_running (:class:`~costmodels.serving.closed_loop.protocol.Gate`, in engine
-    steps), drafted (tokens drafted a step), kv (precision of the
-    cache, None: fp8 beside 8- and 4-bit weights), memory_fraction."""
+    """``table`` with columns campaign (of :data:`CAMPAIGNS`), shortest (length range ratio), token_budget and polled
+    (polling interval in steps), 0 where the campaign's scripts say them or nobody does; drafted (tokens drafted a
+    step), kv (precision of the cache, None: fp8 beside 8- and 4-bit weights)."""
     own = table["source"].str.contains("/Users/").to_numpy()
     family, gpu, weights = (table[name].to_numpy() for name in ("family", "gpu", "weights"))
     deepseek, gptoss = (family == "DeepSeek-V3/R1") & ~own, (family == "gpt-oss-120b") & ~own
     qwen, glm = ((table["family"] == name).to_numpy() for name in ("Qwen3.5-397B-A17B", "GLM-5"))
-    llama = (family == "Llama-3.1-70B") & ~own
     vllm, sglang, trtllm = ((table["framework"] == name).to_numpy() for name in ("vllm", "sglang", "trtllm"))
+    llama = (family == "Llama-3.1-70B") & ~own & trtllm
     blackwell = np.isin(gpu, BLACKWELL)
-    concurrency, isl, osl = (table[name].to_numpy() for name in ("concurrency", "isl", "osl"))
-    tp, dp = table["tp"].to_numpy(), table["dp"].to_numpy()
+    isl, osl, tp, dp = (table[name].to_numpy() for name in ("isl", "osl", "tp", "dp"))
     version, date = table["version"].fillna("").to_numpy(str), table["date"].fillna("").to_numpy(str)
 
     drafting = deepseek & trtllm & ((version == "1.2.0rc6.post3") | ((version == "1.1.0rc2.post2") & (date >= "2026")))
@@ -80,25 +67,7 @@ def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
     early = qwen & sglang & ~own & (weights == "fp8") & blackwell & (version == "0.5.9")
     drafted = np.where(early & (tp == 4) & (table["ep"] == 1).to_numpy(), 3, drafted)
 
-    budget = np.full(len(table), DEFAULT_BUDGET)
-    large = np.where(weights == "nvfp4", 16384, np.where(tp >= 8, 32768, 8192))
-    smaller = qwen & (weights == "fp8") & (gpu == "B300") & np.char.startswith(version, "0.5.10")
-    large = np.select([glm & ~blackwell, smaller | (qwen & ~blackwell), qwen | glm], [8192, 16384, 32768], large)
-    budget = np.where(sglang & ~own, large, budget)
-    batch = concurrency // dp
-    one_prompt = (isl + batch * (1 + drafted) + 64 + 63) // 64 * 64
-    late = np.char.startswith(version, "1.2.0rc6.post2")
-    budget = np.where(deepseek & trtllm, np.where(late, np.maximum(one_prompt, 8192), one_prompt), budget)
-    budget = np.where(gptoss & trtllm, 20_000, budget)
-    whole = isl + osl + 200
-    budget = np.where(llama & trtllm, np.where((gpu == "B200") & (weights == "fp8"), 16384, whole), budget)
-
-    often = smaller | glm | ((concurrency < 16) & ~(qwen & (weights == "nvfp4") & (gpu == "B200")))
-    polled = np.where(often | (large <= 8192), 10, 30)
-    collected = dp * np.array([np.sum(1 / np.arange(1, ranks + 1)) for ranks in dp])
-    waits = llama & trtllm & (isl == 1024) & (osl == 1024) & (tp < 8)
-    balanced = trtllm & (dp > 1)
-    polls = (deepseek | qwen | (glm & (weights == "nvfp4"))) & sglang & blackwell
+    whole = np.where((gpu == "B200") & (weights == "fp8"), 16384, isl + osl + 200)
     plain_cache = (
         ((deepseek | glm) & sglang & (gpu == "H200"))
         | (gptoss & trtllm & (gpu == "H200"))
@@ -107,13 +76,10 @@ def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(
         campaign=np.select([own & (isl % 1000 == 0), own], CAMPAIGNS[:0:-1], CAMPAIGNS[0]),
         shortest=np.where(own & (isl % 1000 != 0), np.where(sglang, 1.0, 0.95), 0.8),
-        token_budget=budget,
-        gate_steps=np.select([polls, waits, deepseek & balanced, gptoss & balanced], [polled, 20, 60, 50], 0),
-        gate_enough=np.select([waits, balanced], [0.9 * budget / (0.9 * isl), collected], np.inf),
-        gate_free_running=polls | balanced,
+        token_budget=np.select([own, llama], [OWN_BUDGET, whole], 0),
+        polled=np.where(llama & (isl == 1024) & (osl == 1024) & (tp < 8), 20, 0),
         drafted=drafted,
         kv=np.where(plain_cache, "bf16", None),
-        memory_fraction=np.where(vllm & ~own & table["model"].str.contains("MiniMax|Kimi"), 0.95, np.nan),
     )
 
 

@@ -213,8 +213,8 @@ def _decoded(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of :func:`load` in the columns of ``plan predict --measured``: the recipe as it can be said there."""
-    polled = table["gate_steps"] > 0
+    """Rows of :func:`load` in the columns of ``plan predict --measured``: the recipe as it can be said there, but for
+    what the scripts of their campaign say."""
     cache = np.where(table["weights"] == "bf16", "bf16", table["kv"].fillna("fp8"))
     same = ("framework", "version", "gpu", "tp", "pp", "dp", "ep", "moe_tp", "isl", "osl", "concurrency", "campaign")
     runs = pd.DataFrame(
@@ -230,11 +230,8 @@ def as_runs(table: pd.DataFrame) -> pd.DataFrame:
             "spread": [f"{least:g}-1" if least < 1 else "" for least in table["shortest"]],
             "sampling": "greedy",
             "warmup_requests": "0",
-            "max_num_batched_tokens": table["token_budget"],
-            "polling_interval": np.where(polled, table["gate_steps"].astype(np.int64).astype(str), ""),
-            "gpu_memory_utilization": table["memory_fraction"].map(
-                lambda value: "" if np.isnan(value) else f"{value:g}"
-            ),
+            "max_num_batched_tokens": [str(tokens or "") for tokens in table["token_budget"]],
+            "polling_interval": [str(steps or "") for steps in table["polled"]],
             "ttft_ms_mean": table["ttft_ms"],
             "tpot_ms_mean": table["tpot_ms"],
         }

@@ -45,6 +45,7 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
         slow_blocks=np.zeros(n, bool),
         sequence_ms=np.zeros(n),
         compiled=np.zeros(n, bool),
+        first_full_ms=np.zeros(n),
         launched=np.zeros(n, np.int64),
         greedy=np.ones(n, bool),
         ranks=np.ones(n, np.int64),

@@ -32,6 +32,7 @@ from costmodels.serving.frameworks.calibration import (
     model_kind,
     steps_to_gather,
 )
+from costmodels.serving.frameworks.framework import find_framework
 from profiles.hardware import find_gpu
 
 
@@ -155,6 +156,35 @@ def test_intervals_know_at_which_loads_errors_are_larger() -> None:
     low, high = told.spread_at("tpot", np.array([1.0, 32.0, 1000.0]))
     np.testing.assert_allclose(low, [-0.05, -0.1, -0.2])
     np.testing.assert_allclose(high, [0.1, 0.2, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "weights", "wait_s"),
+    [
+        ("sglang@0.5.5", "B200", "nvfp4", 65),
+        ("sglang@0.5.6.post2", "B300", "fp8_block", 18),
+        ("sglang@0.5.6", "B200", "bf16", 0),
+        ("sglang@0.5.6", "H200", "fp8_block", 0),
+        ("sglang@0.5.6", "MI355X", "fp8_block", 0),
+        ("sglang@0.5.4", "B200", "nvfp4", 0),
+        ("sglang@0.5.7", "B200", "nvfp4", 0),
+        ("vllm", "B200", "nvfp4", 0),
+    ],
+)
+def test_releases_tune_when_prompts_first_fill_a_step(asked: str, gpu: str, weights: str, wait_s: float) -> None:
+    framework = find_framework(asked)
+    tuned = framework.capabilities.tuned_first
+    wait_us = tuned.wait_us(framework.release, find_gpu(gpu), weights) if tuned is not None else 0.0
+    assert wait_us == wait_s * 1e6
+
+
+@pytest.mark.parametrize(("users", "fills"), [(81, False), (82, True)])
+def test_prompts_wait_where_they_fill_the_step(users: int, fills: bool) -> None:
+    load = Load.of(*(np.array([value]) for value in (users, 100, 50, 8192, 256)))
+    assert load.first_wait(1.0, 64.0)[0] == (65.0 if fills else 1.0)
+    at = NEUTRAL.model_copy(update={"first_us": 1.0, "first_full_us": 64.0})
+    waits = opening_us(at, replace(load, cold=np.ones(1, np.bool_)), users * GENERATIONS)
+    assert waits[0, 0] == (65.0 if fills else 1.0)
 
 
 def test_first_requests_wait_for_kernels_to_be_compiled_and_longer_on_amd() -> None:

@@ -95,7 +95,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a trace of a minute": (lambda f: f.update(trace=trace(60, 5000)), "60 s are too short"),
     "a trace of few requests": (lambda f: f.update(trace=trace(3600, 900)), "too few for p99"),
     "an unknown field": (lambda f: f.update(racks=3), "racks is not known"),
-    "a number in words": (lambda f: f["supply"].update(budget_watts="40 kW"), "'40 kW' is not a number"),
+    "a number in words": (lambda f: f["supply"].update(budget_watts="40 kV"), "'40 kV' is not"),
 }
 
 
@@ -107,6 +107,17 @@ def test_a_wrong_row_is_refused_by_name(fields: dict[str, Any], name: str) -> No
         row_of(parse_power_request(fields))
     assert said in refused.value.message
     assert refused.value.hint
+
+
+def test_watts_are_written_as_everywhere(fields: dict[str, Any]) -> None:
+    fields["supply"]["budget_watts"] = "60kW"
+    fields["servers"][0]["other_watts"] = "1.7 kW"
+    asked = parse_power_request(fields)
+    assert (asked.supply.budget_watts, asked.servers[0].other_watts) == (60_000, 1700)
+    fields["supply"]["budget_watts"] = "60 horses"
+    with pytest.raises(InputError, match="budget_watts: '60 horses' is not understood") as refused:
+        parse_power_request(fields)
+    assert "12kW" in refused.value.hint
 
 
 def test_children_may_have_more_than_their_parent_together(fields: dict[str, Any]) -> None:
@@ -206,3 +217,11 @@ def test_a_breaker_is_a_curve_or_only_named(fields: dict[str, Any], breaker: Any
     (curve,) = row_without_load(parse_power_request(fields)).tree.curves
     assert len(curve) == points
     assert not points or curve[0] == (1.1, 600)
+
+
+def test_watts_may_be_words(fields: dict[str, Any]) -> None:
+    words = copy.deepcopy(fields)
+    words["supply"]["budget_watts"] = f"{fields['supply']['budget_watts'] / 1000:g}kW"
+    for name in ("nameplate_watts", "other_watts"):
+        words["servers"][0][name] = f"{fields['servers'][0][name]} W"
+    assert parse_power_request(words) == parse_power_request(fields)

@@ -22,7 +22,7 @@ def one(row: RowModel, policy: Policy, n: int = 8, seed: int = 3, seconds: int =
     day = whole_day(row.load, 12, seed, 0)
     keep = day.second < seconds
     day = type(day)(*(getattr(day, name)[keep] for name in ("second", "server", "isl", "osl", "count")))
-    return simulate(row, policy, n, day, chance_of(seed, 0), seconds)
+    return simulate(row, policy, n, row.requests(day), chance_of(seed, 0), seconds)
 
 
 def test_a_replicate_is_the_same_alone_and_among_others(row: RowModel) -> None:
@@ -36,8 +36,9 @@ def test_a_replicate_is_the_same_alone_and_among_others(row: RowModel) -> None:
 def test_servers_do_not_change_when_others_come(row: RowModel) -> None:
     assert row.load is not None
     few, many = (whole_day(row.load, n, 5, 1) for n in (8, 11))
-    assert np.array_equal(few.second, many.before(8).second)
-    assert np.array_equal(few.isl, many.before(8).isl)
+    first = many.server < 8
+    assert np.array_equal(few.second, many.second[first])
+    assert np.array_equal(few.isl, many.isl[first])
     assert np.array_equal(row.servers(11).group[:8], row.servers(8).group)
 
 
@@ -83,7 +84,7 @@ def test_power_lies_between_idle_and_all_at_work(row: RowModel) -> None:
     assert watts.min() >= 8 * kind.idle_watts - 1e-6
     assert watts.max() <= 8 * kind.most_watts + 1e-6
     nothing = DayOfRequests(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0), np.zeros(0))
-    idle = simulate(row, FREE, 8, nothing, chance_of(0, 0), 600)
+    idle = simulate(row, FREE, 8, row.requests(nothing), chance_of(0, 0), 600)
     assert np.allclose(idle.watts, 8 * kind.idle_watts)
 
 
@@ -131,7 +132,7 @@ def test_a_class_that_no_command_reaches_is_as_fast_as_ever(row: RowModel) -> No
 def test_latency_is_that_of_an_engine_alone(row: RowModel) -> None:
     kind = row.kinds[0]
     load = RecordedLoad(np.arange(0, 7000, 350.0), np.full(20, 2000), np.full(20, 500), 1)
-    outcome = simulate(row.under(load), FREE, 1, load.as_recorded(0), chance_of(0, 0), HOURS)
+    outcome = simulate(row, FREE, 1, row.requests(load.as_recorded(0)), chance_of(0, 0), HOURS)
     expected = float(kind.prompt_seconds(np.array(2000.0))) + 499 * kind.token_s
     assert np.allclose(outcome.latency_s, expected, rtol=0.03)
     energy = 20 * (
@@ -148,7 +149,9 @@ def test_the_busiest_slots_come_nearest_to_the_budget(row: RowModel) -> None:
         (day, 900 * int(slot)): watts
         for day in range(3)
         for slot, watts in enumerate(
-            simulate(row, FREE, 40, whole_day(load, 40, 4, day), chance_of(4, day)).watts.reshape(96, -1).max(axis=1)
+            simulate(row, FREE, 40, row.requests(whole_day(load, 40, 4, day)), chance_of(4, day))
+            .watts.reshape(96, -1)
+            .max(axis=1)
         )
     }
     top = sorted(highest, key=lambda slot: -highest[slot])[:5]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.history import Release
 from planner.contract.workload.workload import parse_workload
 from planner.serving.asked_rows import AskedRow, asked_row
 from planner.serving.campaigns import CampaignEngine, as_started, campaigns
@@ -26,7 +27,9 @@ ROW = {
     "concurrency": "64",
     "date": "2025-12-15",
 }
-ENGINE = CampaignEngine("sglang", "deepseek-ai/DeepSeek-R1", "B200", "fp8_block", 8, 1, 1024, 64, drafts=False)
+ENGINE = CampaignEngine(
+    "sglang", "deepseek-ai/DeepSeek-R1", "B200", "fp8_block", 8, 1, 1024, 64, False, Release(version="0.5.6")
+)
 
 
 def asked(**said: str) -> AskedRow:
@@ -38,6 +41,18 @@ def test_a_row_of_a_campaign_is_started_as_its_script_does() -> None:
     assert (recipe.polling_interval, recipe.max_num_batched_tokens) == (30, 32768)
     assert asked(concurrency="4").recipe.polling_interval == 10
     assert any("as InferenceX starts it (dsr1_fp8_b200.sh): polling_interval=30" in note for note in asked().notes)
+
+
+def test_a_row_names_the_campaign_in_either_column() -> None:
+    assert asked(source="silicon", campaign="InferenceX").recipe.polling_interval == 30
+    assert asked(campaign="my lab").recipe.polling_interval is None
+
+
+def test_a_recipe_holds_from_a_release_on() -> None:
+    qwen = {"model": "Qwen/Qwen3.5-397B-A17B", "gpu": "B300", "tp": "4"}
+    early, late = (asked(**qwen, version=version).recipe for version in ("0.5.9", "0.5.10.post1"))
+    assert (early.polling_interval, early.max_num_batched_tokens) == (30, 32768)
+    assert (late.polling_interval, late.max_num_batched_tokens) == (10, 16384)
 
 
 def test_what_a_row_says_goes_before() -> None:
@@ -69,6 +84,7 @@ def test_engines_are_warm_unless_said_otherwise() -> None:
         (ENGINE, "2025-12-15", "1152"),  # (64 + 1024 + 64 + 63) // 64 * 64
         (replace(ENGINE, users=4), "2025-12-15", "1152"),
         (ENGINE, "2026-02-03", "8192"),
+        (replace(ENGINE, drafts=True), "2026-02-03", "1344"),  # its scripts have no least
         (replace(ENGINE, isl=8192, drafts=True), "2026-02-03", "8512"),  # three tokens of each beside its own
         (replace(ENGINE, isl=8192, drafts=True, dp=8, tp=1), "2026-02-03", "8320"),
     ],

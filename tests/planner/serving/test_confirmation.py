@@ -178,6 +178,22 @@ def test_what_the_formulas_promise_too_much_is_taken_back(
     assert told.value.details["highest_rate_rps"] == pytest.approx(carries)
 
 
+def test_a_plan_of_two_kinds_of_engine_says_what_all_its_requests_see(simulated: Planned, bare: ProfileStore) -> None:
+    p = simulated(DENSE, "2xH100+3xL40S", WORKLOAD, "ttft=2s,tpot=60ms")
+    assert len(p.prediction.engines) == 2
+    report = simulate_plan(p, drawn_load(p, served(p), 20_000, seed=7), "drawn", sending=Sending(seed=7), store=bare)
+    for metric in ("ttft_ms", "tpot_ms", "e2e_ms"):
+        said, seen = getattr(p.prediction, metric), getattr(report, metric)
+        kinds = [getattr(each, metric) for each in p.prediction.engines]
+        for share in ("mean", "p50", "p90", "p99"):
+            within = sorted(getattr(each, share).value for each in kinds)
+            assert within[0] * (1 - 1e-9) <= getattr(said, share).value <= within[1] * (1 + 1e-9)
+            if metric != "ttft_ms":  # so near the edge a queue is a matter of arrivals
+                assert getattr(said, share).value == pytest.approx(getattr(seen, share).value, rel=0.12), share
+    for check in p.prediction.slo:
+        assert check.predicted == getattr(p.prediction, f"{check.metric}_ms").p90
+
+
 def test_after_some_rounds_only_simulated_engines_are_left(bare: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one round, the engine that misses its bounds is the answer, at what it carries, and the plan says so."""
     request = {"model": DENSE, "cluster": "2xH100", "workload": WORKLOAD, "slo": SLO, "disaggregation": "never"}

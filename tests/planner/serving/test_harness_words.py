@@ -125,6 +125,13 @@ def test_latencies_of_inferencex_are_in_seconds_and_others_without_a_unit_are_no
     assert quantity_of("mean_ttft") is None
 
 
+def test_tables_made_by_hand_name_lengths_and_users_in_plain_words() -> None:
+    said = {name: value for name, value in VLLM.items() if name != "max_concurrency" and "tokens" not in name}
+    row = answered({**said, "Input Tokens": "1000", "Output Tokens": "100", "Users": "4"})
+    assert row["error"] == ""
+    assert row["ttft_ms_p50"] != ""
+
+
 @pytest.mark.parametrize("date", ["2026-03-01T10:10:10Z", "2026-03-01 10:10", "2026/03/01", "1772359810"])
 def test_a_run_is_of_its_day_however_that_is_stamped(date: str) -> None:
     assert answered({**VLLM, "date": date})["release"] == "0.16.0"

@@ -70,7 +70,12 @@ def test_a_batch_below_the_requests_in_flight_is_a_queue_and_said() -> None:
     assert float(some["ttft_ms_mean"]) > 2 * float(plain["ttft_ms_mean"])
     assert float(some["tpot_ms_mean"]) < float(plain["tpot_ms_mean"])
     assert "16 of the 64 requests are in flight at once" in some["note"]
+    assert "outgrow the cache" not in some["note"]
     assert "in flight at once" not in plain["note"]
+
+
+def test_a_cache_below_the_requests_in_flight_is_said_to_overflow() -> None:
+    assert "outgrow the cache" in row(concurrency="512", isl="4000", osl="8000")["note"]
 
 
 def test_less_memory_holds_less() -> None:

@@ -18,8 +18,8 @@ from planner.training import machines, planning
 from planner.training.configuration import read_configuration
 from planner.training.document import TrainingPlan, parse_training_plan
 from planner.training.exports import files
-from planner.training.launch import _megatron_model, layout_string
-from planner.training.megatron_model import position_flags
+from planner.training.launchers.known_models import position_flags
+from planner.training.launchers.megatron import layout_string, model_flags
 from planner.training.planning import plan_training, setting_of
 from planner.training.prediction import predicted
 from planner.training.request import parse_training_request
@@ -230,7 +230,7 @@ def test_megatrons_flags_say_what_the_model_is() -> None:
     for word in ("--swiglu", "--normalization", "--ffn-hidden-size", "--position-embedding-type"):
         assert word not in gpt.decision.launch.arguments
     setting = setting_of(parse_training_request({**SMALL, "model": "deepseek-ai/DeepSeek-V3", "cluster": "8xH100"}))
-    deepseek = " ".join(map(str, _megatron_model(setting, parse_training_request(SMALL))))
+    deepseek = " ".join(map(str, model_flags(setting.model, 4096)))
     for words in ("--moe-layer-freq ([0]*3+[1]*58)", "--qk-head-dim 128 --qk-pos-emb-head-dim 64 --v-head-dim 128"):
         assert words in deepseek
     assert "--kv-lora-rank 512 --q-lora-rank 1536" in deepseek

@@ -1,4 +1,4 @@
-"""What engines are started with where losses send them requests that they do not get otherwise."""
+"""What engines are started with where other steps or losses send them other requests than they get at their busiest."""
 
 from __future__ import annotations
 
@@ -74,3 +74,48 @@ def test_without_losses_engines_admit_what_they_get() -> None:
     for name, admitted in groups.items():
         isl = max(route.isl_to for route in step.routing if name in route.weights)
         assert isl + 299 - 1 <= admitted < isl + 299 + 256
+
+
+def test_engines_admit_what_every_step_sends_them() -> None:
+    """They admitted what their busiest step sends them alone, and refused every longer prompt of other hours."""
+    short, long = {"isl": 800, "osl": 200}, {"isl": 20_000, "osl": 300, "rate_rps": 0.4}
+    steps = [
+        {"hour": 0, "classes": [{**short, "rate_rps": 40}]},
+        {"hour": 1, "classes": [{**short, "rate_rps": 12}, long]},
+    ]
+    service = {"name": "s", "model": "Qwen/Qwen3-8B", "slo": "ttft=2s,tpot=60ms", "load": {"steps": steps}}
+    asked = {"cluster": "4xH100+8xL40S", "services": [service], "disaggregation": "never"}
+    plan = plan_fleet(parse_fleet_request(asked))
+    longest = {group.id: group.limits.max_model_len for group in plan.decision.engines}
+    for step in plan.decision.schedule:
+        for route in step.routing:
+            assert all(longest[name] >= route.isl_to - 1 + 200 for name in route.weights)
+    assert simulate(parse_simulation_request({"plan": plan})).refused == ()
+
+
+def test_what_misses_its_promise_after_a_loss_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan said of such a state that nobody knows, and stayed."""
+    from planner.serving.confirmation.trial import Trial
+    from planner.serving.fleets import planning
+
+    now, check, short = planned(1), Trial.check, planning.short_after_loss
+    told: list[dict[tuple[int, int], float]] = []
+
+    def missed(*args: object) -> dict[tuple[int, int], float]:
+        with monkeypatch.context() as patched:
+            patched.setattr(Trial, "check", (lambda _: None) if not told else check)
+            told.append(short(*args))  # type: ignore[arg-type]
+        return told[-1]
+
+    monkeypatch.setattr(planning, "short_after_loss", missed)
+    planned.cache_clear()
+    more = planned(1)
+    planned.cache_clear()
+    first, *later = told
+    assert first
+    assert all(0.5 <= share < 1 for share in first.values())
+    assert later[-1] == {}
+    assert now.decision.usd_per_hour is not None
+    assert more.decision.usd_per_hour is not None
+    assert more.decision.usd_per_hour >= now.decision.usd_per_hour
+    assert more.prediction.services[0].holds_after_loss is True

@@ -210,7 +210,7 @@ def test_no_fleet_of_the_two_roles_is_cheaper() -> None:
     assert best <= first + second + 1e-6
 
 
-def test_nothing_is_said_of_classes_that_go_to_engines_which_miss_their_promise() -> None:
+def test_what_engines_miss_is_not_told_of_their_classes_and_breaks_the_promise_of_all() -> None:
     """Their simulation ends early: what the others carry alone is not what requests see."""
     decided = _Modelled(
         parse_fleet_request({**FLEET, "disaggregation": "always", "time_limit_s": 6}), (), silent
@@ -223,7 +223,7 @@ def test_nothing_is_said_of_classes_that_go_to_engines_which_miss_their_promise(
     for missed in engines:
         part = PooledRequests(found, [replace(e, check=None) if v == missed else e for v, e in engines.items()])
         gone = rates_on(found, missed, engines[missed].step) > 0
-        assert part.holds(service, None) is None
+        assert part.holds(service, None) is False
         assert part.rates == pytest.approx(whole.rates)
         for i in every:
             told = None if gone[i] else whole.holds(service, i)

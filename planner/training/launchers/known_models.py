@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from profiles.shipped import shipped
 
-ROTARY_BASE, NORM_EPSILON = 10_000, 1e-5
-"""What Megatron-LM takes unasked (--rotary-base, --norm-epsilon)."""
+NORM_EPSILON = 1e-5
+"""What Megatron-LM takes unasked (--norm-epsilon)."""
 
 
 class _Known(BaseModel):
@@ -34,7 +34,7 @@ class _Table(BaseModel):
 
 @cache
 def _table() -> _Table:
-    return shipped(Path(__file__).parent / "megatron_models.yaml", _Table.model_validate)
+    return shipped(Path(__file__).parent / "known_models.yaml", _Table.model_validate)
 
 
 def position_flags(name: str, config: Mapping[str, Any] | None) -> list[object] | None:

@@ -1,0 +1,1 @@
+"""A training layout → what its framework is started with."""
