@@ -245,8 +245,9 @@ class Catalogue:
                 "leave it out, or give it another name and no alias of the other's",
             )
 
-    def find_gpu(self, name: str, field: str = "gpu") -> Gpu:
-        """The GPU called ``name``, as people or drivers write it (canonical or alias; case, spaces, dashes ignored).
+    def find_gpu(self, name: str, field: str = "gpu", *, systems: bool = False) -> Gpu:
+        """The GPU called ``name``, as people or drivers write it (canonical or alias; case, spaces, dashes ignored), or
+        that of the machine with one GPU that is called so; of any machine where ``systems`` may stand for their GPUs.
 
         Raises:
             UnknownName: with the nearest names.
@@ -260,7 +261,7 @@ class Catalogue:
                 "give one of these names",
                 may_mean=list(several.may_mean),
             )
-        alone = [node.gpu for node in _called(name, self.nodes().values()) if node.gpus == 1]  # a machine of one GPU
+        alone = [node.gpu for node in _called(name, self.nodes().values()) if systems or node.gpus == 1]
         if not found and alone:
             return self.gpus()[alone[0]]
         return found[0] if found else _find(field, name, self.gpus())

@@ -88,7 +88,7 @@ def _understood(model: str) -> Architecture | None:
             relative = dataclasses.replace(relative, max_context_tokens=reading.context)
         if reading.precision is None:
             return dataclasses.replace(relative, name=model, notes=(*relative.notes, note))
-        finer = relative.weight_precision == "fp8_block" and reading.precision in ("mxfp4", "nvfp4")
+        finer = relative.weight_precision == "fp8_block" and reading.precision in ("mxfp4", "nvfp4", "int4")
         if relative.weight_precision not in ("bf16", "fp16", "fp32") and not finer:
             continue  # quantized again: nothing that the name tells
         note += f", every linear layer in {reading.precision} as its name says; which layers it leaves in 16 bits "

@@ -133,7 +133,7 @@ def asked_row(
     head = record.get("draft_model", "")
     named = f"{record['model']}{BESIDE}{head}" if head else record["model"]
     model = find_model(record["model"], head)
-    gpu = catalogue.find_gpu(record["gpu"])
+    gpu = catalogue.find_gpu(record["gpu"], systems=True)  # GB200 NVL72: the degrees say how many of them
     wide, node = wide_asked(record), catalogue.default_node(gpu)
     on = EngineMachines(framework, gpu, node.gpus, find_fabric(node.default_fabric))
     state = OperatingState.asked(record.get("clock", ""), record.get("power_cap", ""), gpu)
@@ -257,11 +257,12 @@ def _check_one_engine(record: Mapping[str, str]) -> None:
 
 
 def plain_number(name: str, text: str) -> str:
-    """A whole number as spreadsheets write it (``1,000``, ``1e3``) in plain digits; other texts as they are."""
+    """A whole number as spreadsheets and data frames write it (``1,000``, ``1e3``, ``8.0``) in plain digits; other
+    texts as they are."""
     if name not in ("isl", "osl", "concurrency", "requests"):
         return text
     bare = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
-    value = number(bare) if bare != text or "e" in bare.casefold() else None
+    value = number(bare) if bare != text or not bare.isdecimal() else None
     return str(int(value)) if value is not None and value == int(value) and abs(value) <= LARGEST else text
 
 

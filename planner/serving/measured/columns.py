@@ -101,7 +101,7 @@ def measured_columns(table: pd.DataFrame) -> Measured:
     """What ``table`` (text columns) says was measured.
 
     Raises:
-        InputError: nothing was; a quantity stands in two columns; a value is no positive number.
+        InputError: nothing was; a quantity stands in two columns; a value is no number, or a negative one.
     """
     found: dict[str, tuple[str, float]] = {}
     unit = "s" if set(INFERENCEX) <= set(table.columns) else ""
@@ -122,15 +122,16 @@ def measured_columns(table: pd.DataFrame) -> Measured:
 
 
 def _values(texts: pd.Series, column: str) -> Floats:
+    """Load generators write 0 where nothing was measured (the time between tokens of requests for one)."""
     out = np.full(len(texts), np.nan)
     for row, text in enumerate(texts):
         said = cell(str(text))
         if not said:
             continue
         value = number(said)
-        if value is None or not 0 < value < np.inf:
+        if value is None or not 0 <= value < np.inf:
             raise InputError(
                 f"{column}: {shown(said)} in row {row + 1} is no number above 0", "correct it, or leave it blank"
             )
-        out[row] = value
+        out[row] = value or np.nan
     return out

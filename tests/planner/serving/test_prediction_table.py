@@ -289,6 +289,13 @@ def test_rows_are_predicted_alike_in_any_order() -> None:
     )
 
 
+def test_whole_numbers_as_data_frames_write_them_and_systems_in_the_place_of_their_gpus() -> None:
+    table = rows({"concurrency": "8.0", "gpu": "B200"}, {"concurrency": "8", "isl": "1000.0", "gpu": "DGX B200"})
+    answer = predict(table.assign(isl="1000"))
+    assert list(answer["error"]) == ["", ""]
+    assert len(set(answer["ttft_ms_mean"])) == 1
+
+
 def test_cells_as_spreadsheets_and_result_files_have_them() -> None:
     table = rows({"isl": "1,000"}, {"isl": "1e3"}, {}, {"framework": ""}, {"disagg": "true"}, {"disagg": "false"})
     answer = predict(table)
