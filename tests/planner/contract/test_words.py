@@ -119,13 +119,13 @@ def test_what_results_also_call_what_they_measured_is_asked_where_nothing_else_i
     columns: list[str], meant: dict[str, str]
 ) -> None:
     assert columns_meant(columns, ("isl", "osl", "concurrency", "rate")) == meant
-    with pytest.raises(InputError, match="'rps' and 'qps' both mean rate|'qps' and 'rps' both mean rate"):
+    with pytest.raises(InputError, match=r"'rps' and 'qps' both mean rate|'qps' and 'rps' both mean rate"):
         columns_meant(["rps", "qps"], ("rate",))
 
 
 def test_words_that_only_say_that_a_checkpoint_is_quantized_need_one_that_is() -> None:
     assert weights_precision("compressed-tensors", find_architecture(R1)) is None
-    with pytest.raises(InputError, match="'modelopt' does not say to how many bits, and .* is published in bf16"):
+    with pytest.raises(InputError, match=r"'modelopt' does not say to how many bits, and .* is published in bf16"):
         weights_precision("modelopt", find_architecture(DENSE))
 
 
