@@ -115,6 +115,31 @@ def test_two_columns_that_mean_the_same_are_refused() -> None:
         columns_meant(["hw", "system"], ("gpu",))
 
 
+@pytest.mark.parametrize(
+    ("columns", "meant"),
+    [
+        (["isl", "conc", "rps", "output_tokens"], {"conc": "concurrency", "output_tokens": "osl"}),
+        (["qps", "users"], {"users": "concurrency"}),
+        (["qps", "prompt_tokens"], {"qps": "rate", "prompt_tokens": "isl"}),
+        (["qps", "request_rate"], {"request_rate": "rate"}),
+        (["prompt_tokens", "input_len", "completion_tokens", "total_output_tokens"], {"input_len": "isl"}),
+        (["mean_concurrency", "max_concurrency"], {"max_concurrency": "concurrency"}),
+    ],
+)
+def test_what_results_also_call_what_they_measured_is_asked_where_nothing_else_is(
+    columns: list[str], meant: dict[str, str]
+) -> None:
+    assert columns_meant(columns, ("isl", "osl", "concurrency", "rate")) == meant
+    with pytest.raises(InputError, match=r"'rps' and 'qps' both mean rate|'qps' and 'rps' both mean rate"):
+        columns_meant(["rps", "qps"], ("rate",))
+
+
+def test_words_that_only_say_that_a_checkpoint_is_quantized_need_one_that_is() -> None:
+    assert weights_precision("compressed-tensors", find_architecture(R1)) is None
+    with pytest.raises(InputError, match=r"'modelopt' does not say to how many bits, and .* is published in bf16"):
+        weights_precision("modelopt", find_architecture(DENSE))
+
+
 INFERENCEX = {
     "hw": "h200",
     "framework": "vllm",
