@@ -258,7 +258,7 @@ class ProfileStore:
 
             return empty_rows(known)[wanted]
         text = [c.name for c in columns_of(known) if c.kind == "str" and c.name in wanted] if categories else []
-        rows: pd.DataFrame = self._read(operation, wanted, only, text).to_pandas(ignore_metadata=True)
+        rows: pd.DataFrame = self._read(operation, wanted, only, text).replace_schema_metadata(None).to_pandas()
         return rows
 
     def values(self, operation: str, column: str) -> list[str]:

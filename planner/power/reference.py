@@ -38,14 +38,17 @@ class Met:
 
 
 def reference_load(row: RowModel, today: int) -> tuple[ReferenceLoad, Met]:
-    """The load, and what it meets. A row that cannot draw the published peak gets what keeps its engines in prefill for
-    85 % of the time at most, and ``Met`` says how far that goes."""
+    """The load, and what it meets. A row that cannot draw the published peak gets what keeps its engines, full of
+    sequences, busy for 85 % of the time at most, and ``Met`` says how far that goes."""
     facts = reference_facts()
     bursts, target = Bursts(**facts["bursts"]), facts["facts"]
     kind = row.kinds[int(np.argmax(row.mix))]
-    most = 0.85 * kind.engines / float(kind.prompt_seconds(np.array(mean_lengths()[0])))
+    isl, osl = mean_lengths()
+    prefill = float(kind.prompt_seconds(np.array(isl)))
+    scale = 0.85 * kind.engines / prefill
+    most = 0.85 * kind.engines / (prefill + osl * kind.full_token_s)
     idle = float(row.servers(today).base_watts.sum() + row.other_watts) / row.budget_watts
-    load = ReferenceLoad(most / 6, replace(bursts, extra=0.2))
+    load = ReferenceLoad(scale / 6, replace(bursts, extra=0.2))
     best, least = (load, six_weeks(row, load, today)), np.inf
     met = best[1]
     for _ in range(_ROUNDS):
@@ -56,7 +59,7 @@ def reference_load(row: RowModel, today: int) -> tuple[ReferenceLoad, Met]:
             break
         rate = load.rate_rps * ((target["peak"] - idle) / max(met.peak - idle, 1e-3)) ** 1.5
         extra = load.bursts.extra * (target["rise"] / max(met.rise, 1e-3)) ** 1.3
-        load = ReferenceLoad(min(max(rate, most / 200), most), replace(bursts, extra=min(max(extra, 0.002), 1.0)))
+        load = ReferenceLoad(min(max(rate, scale / 200), most), replace(bursts, extra=min(max(extra, 0.002), 1.0)))
         met = six_weeks(row, load, today)
     return best
 

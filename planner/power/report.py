@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,7 +84,7 @@ def solved(
             policy, servers = none(), _by_nameplate(row)
         elif name == "ours":
             chosen, policy, servers = _ours(judge, best(trainer, guess + 2))
-            simple = max(results.values(), key=lambda each: each.verdict.servers, default=None)
+            simple = _most_held(results)
             if simple is not None and simple.verdict.servers > servers:  # levels of our own add nothing
                 policy, servers = replace(simple.policy, name="ours"), simple.verdict.servers
         elif name == "oracle":
@@ -102,6 +102,12 @@ def solved(
             f"by nameplate it holds {_by_nameplate(row)} servers; allow more impact, or more brakes",
         )
     return Solved(request, row, met, judge, results, chosen)
+
+
+def _most_held(results: Mapping[str, Judged]) -> Judged | None:
+    """The policy that holds most servers; how many nameplates allow is no promise that they hold."""
+    held = (each for name, each in results.items() if name != "nameplate")
+    return max(held, key=lambda each: each.verdict.servers, default=None)
 
 
 def _ours(judge: Judge, chosen: ChosenLevels | None) -> tuple[ChosenLevels | None, Policy, int]:

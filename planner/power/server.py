@@ -67,6 +67,12 @@ class ServerKind:
         return np.asarray(constant + linear * tokens + square * tokens**2)
 
     @property
+    def full_token_s(self) -> float:
+        """Seconds of an engine for a token of one sequence, at full clock, with as many as it holds."""
+        each = max(self.most_sequences / self.engines, 1.0)
+        return (self.token_s + self.token_slope_s * (each - 1)) / each
+
+    @property
     def highest_mhz(self) -> float:
         """That it runs at without caps."""
         if self.locked_mhz is not None:

@@ -12,7 +12,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS, grid_questions
-from costmodels.serving.closed_loop.protocol import SLOTS, ClosedLoop, StepGrid, closed_loop, line_through
+from costmodels.serving.closed_loop.protocol import ClosedLoop, StepGrid, closed_loop, line_through, slots_of
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -173,7 +173,7 @@ def front_us(calibration: Calibration, load: Load, tpot_us: Floats, ranks: Ints)
 def opening_us(calibration: Calibration, load: Load, requests: int) -> Floats:
     """What the requests of the opening burst wait longer where the engine is cold, [n, requests]."""
     waits = np.where(load.opens_cold, _first_us(calibration, load), 0.0)[:, None]
-    opening = np.arange(requests) < np.minimum(load.concurrency, SLOTS)[:, None]
+    opening = np.arange(requests) < slots_of(load.concurrency, load.most_running)[:, None]
     return np.asarray(np.where(opening, waits, 0.0))
 
 

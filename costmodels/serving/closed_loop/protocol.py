@@ -155,7 +155,7 @@ def closed_loop(grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, 
     gate = gate or Gate.none(n)
     requests = SLOTS * GENERATIONS
     out = ClosedLoop(*(np.full((n, requests), np.nan) for _ in range(3)), *(np.zeros(n) for _ in range(3)))
-    slots = np.minimum(concurrency, SLOTS)
+    slots = slots_of(concurrency, most_running)
     sizes = 2 ** np.ceil(np.log2(np.maximum(slots, 1))).astype(np.int64)
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
@@ -171,16 +171,25 @@ def closed_loop(grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, 
     return out
 
 
+def slots_of(concurrency: Ints, most_running: Ints) -> Ints:
+    """How many slots stand for the clients: few enough that whole slots fill an engine that holds fewer than there are
+    (of 128 clients in 32 slots an engine of 11 sequences would hold 2 slots, 8 of them)."""
+    slots = np.minimum(concurrency, SLOTS)
+    held = np.maximum(most_running * slots // concurrency, 1)
+    fewer = -(-concurrency * held // np.maximum(most_running, 1))
+    return np.where(most_running < concurrency, np.minimum(slots, fewer), slots)
+
+
 class _Play:
     """Configurations of which none has more than ``width`` slots, in lock step; [n] or [n, width] each."""
 
     def __init__(self, grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, gate: Gate, width: int) -> None:
         n, ratio = len(sent.concurrency), sent.shortest
         self.grid, self.gate, self.ranks = grid, gate, ranks
-        self.slots = np.minimum(sent.concurrency, SLOTS)
+        self.slots = slots_of(sent.concurrency, most_running)
         self.weight = sent.concurrency / self.slots  # requests that one slot stands for
         self.total = self.slots * sent.generations
-        self.room = np.maximum(np.floor(most_running / self.weight), 1)
+        self.room = np.maximum(most_running * self.slots // sent.concurrency, 1)
         self.draw = np.random.default_rng(_SEED).random((2, GENERATIONS * 2, width))
         self.spread, self.least_share = (1 - ratio)[:, None], ratio[:, None]
         self.osl_steps = np.maximum(sent.osl - 1, 1).astype(np.float64)

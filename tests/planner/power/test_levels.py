@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from planner.power import reference
 from planner.power.judge import Days, Judge
 from planner.power.ours import RowShape, Tightened, choose_clocks
 from planner.power.policy import Policy, none, polca, static, threshold
-from planner.power.reference import UNCAPPED
-from planner.power.report import _candidates, _holding
+from planner.power.reference import UNCAPPED, Met, reference_load
+from planner.power.report import _candidates, _holding, _most_held
 from planner.power.request import parse_power_request
 from planner.power.row import row_without_load
 from planner.power.simulator import RowModel
-from planner.power.traffic import Bursts, ReferenceLoad
+from planner.power.traffic import Bursts, ReferenceLoad, mean_lengths
 
 SHAPE = RowShape(np.zeros(1), dynamic=0.6, prefill=0.4, rise=0.0)
 SAVINGS, WEIGHTS = np.array([0.02, 0.05, 0.1]), np.array([0.02, 0.01, 0.001])
@@ -95,3 +97,21 @@ def test_caps_that_cost_more_than_is_allowed_give_way_to_milder_ones() -> None:
     judge: Any = Strict()
     assert _holding(judge, policies, 7, 9) == (policies[1], 7)
     assert _holding(judge, policies[:1], 7, 9) == (policies[0], 4)
+
+
+def test_what_nameplates_allow_is_not_taken_for_what_holds() -> None:
+    def held(servers: int) -> Any:
+        return SimpleNamespace(verdict=SimpleNamespace(servers=servers))
+
+    one = held(3)
+    assert _most_held({"nameplate": held(20), "none": one, "polca": held(2)}) is one
+    assert _most_held({"nameplate": held(20)}) is None
+
+
+def test_reference_traffic_is_what_engines_can_answer(row: RowModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that never draws the published peak is offered more and more, but no more than it can decode."""
+    monkeypatch.setattr(reference, "six_weeks", lambda *_: Met(0.5, 0.118, 0))
+    load, _ = reference_load(row, 8)
+    kind, (isl, osl) = row.kinds[0], mean_lengths()
+    busy = float(kind.prompt_seconds(np.array(isl))) + osl * kind.full_token_s
+    assert load.rate_rps * busy <= 0.86 * kind.engines

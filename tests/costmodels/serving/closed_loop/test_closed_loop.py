@@ -63,6 +63,17 @@ def test_a_burst_of_equal_requests_queues_for_prefill_in_every_wave() -> None:
     np.testing.assert_allclose(first, [1000.0, 2000.0, 3000.0, 4000.0])
 
 
+@pytest.mark.parametrize("running", [11, 17, 100])
+def test_more_clients_than_an_engine_holds_do_not_slow_it_down(running: int) -> None:
+    """Slots stand for several clients each, and an engine of 11 sequences holds 11 of them however many wait."""
+    rates = [
+        float(play(grid(1, 10.0, 10.0), clients, 1001, running=running).output_tokens_per_s[0])
+        for clients in (2 * running, 96, 130, 256, 320)
+        if clients >= running
+    ]
+    assert min(rates) > 0.9 * max(rates)
+
+
 def test_every_request_is_counted_once() -> None:
     for concurrency in (1, 3, SLOTS, 4 * SLOTS):
         loop = play(grid(1, 10.0, 100.0), concurrency, 200, shortest=0.8)
