@@ -29,10 +29,21 @@ DENSE, OSS, R1 = "Qwen/Qwen3-8B", "openai/gpt-oss-20b", "deepseek-ai/DeepSeek-R1
         (R1, "auto", None),
         (DENSE, "BFloat16", "bf16"),
         (DENSE, "FP8", "fp8"),
+        (R1, "fp8", "fp8_block"),
+        (R1, "nvfp4", "nvfp4"),
+        (OSS, "nvfp4", "mxfp4"),
     ],
 )
 def test_precisions_of_weights_by_how_the_model_is_published(model: str, word: str, own: str | None) -> None:
     assert weights_precision(word, find_architecture(model)) == own
+
+
+@pytest.mark.parametrize("floats", ["nvfp4", "mxfp4"])
+def test_a_checkpoint_in_four_bit_integers_is_published_in_floats_too_with_the_same_layers_left(floats: str) -> None:
+    found = precision_of(find_architecture("moonshotai/Kimi-K2.5"), floats, None)
+    assert (found.experts, found.attention_qkv, found.attention_output) == (floats, "bf16", "bf16")
+    with pytest.raises(InputError, match="requantizing"):
+        precision_of(find_architecture("moonshotai/Kimi-K2.5"), "fp8_block", None)
 
 
 def test_a_conversion_to_four_bit_integers_has_their_usual_groups() -> None:
