@@ -82,7 +82,7 @@ def precision_on(
 def weights_word(word: str) -> str:
     """Our word for a precision of weights, whatever the model: ``fp4`` and ``auto`` go by how it is published."""
     found = words().precisions.get(folded(word), (folded(word),))
-    return "auto" if not found else found[0] if len(found) == 1 else folded(word)
+    return "auto" if found is None else found[0] if len(found) == 1 else folded(word)
 
 
 def weights_precision(word: str | None, model: Architecture) -> str | None:

@@ -53,7 +53,14 @@ def test_a_conversion_to_four_bit_integers_has_their_usual_groups() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "own"),
-    [("fp4", ("fp4",)), ("auto", ("auto",)), ("awq,bf16", ("int4", "bf16")), (["FP8"], ("fp8",)), ("any", ("any",))],
+    [
+        ("fp4", ("fp4",)),
+        ("auto", ("auto",)),
+        ("awq,bf16", ("int4", "bf16")),
+        ("modelopt", ("modelopt",)),
+        (["FP8"], ("fp8",)),
+        ("any", ("any",)),
+    ],
 )
 def test_a_request_takes_them_too(asked: object, own: tuple[str, ...]) -> None:
     request = parse_request({"model": DENSE, "cluster": "8xH100", "workload": "isl=1k,osl=1K", "precision": asked})
@@ -138,6 +145,8 @@ def test_words_that_only_say_that_a_checkpoint_is_quantized_need_one_that_is() -
     assert weights_precision("compressed-tensors", find_architecture(R1)) is None
     with pytest.raises(InputError, match=r"'modelopt' does not say to how many bits, and .* is published in bf16"):
         weights_precision("modelopt", find_architecture(DENSE))
+    with pytest.raises(InputError, match="precision: 'modelopt' is not known"):
+        parse_request({"model": DENSE, "cluster": "8xH100", "workload": "isl=1k,osl=1K", "precision": "modelopt"})
     with pytest.raises(InputError, match="is published in fp16"):
         weights_precision("compressed-tensors", find_architecture("upstage/SOLAR-10.7B-Instruct-v1.0"))
 
