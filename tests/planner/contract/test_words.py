@@ -57,7 +57,6 @@ def test_a_conversion_to_four_bit_integers_has_their_usual_groups() -> None:
         ("fp4", ("fp4",)),
         ("auto", ("auto",)),
         ("awq,bf16", ("int4", "bf16")),
-        ("modelopt", ("modelopt",)),
         (["FP8"], ("fp8",)),
         ("any", ("any",)),
     ],
