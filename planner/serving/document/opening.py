@@ -131,14 +131,12 @@ def engine_fields(document: Plan | DeploymentDocument, group: EngineGroup) -> di
 
 def _of_its_service(document: Plan | DeploymentDocument, group: EngineGroup) -> dict[str, Any]:
     """The model and the framework of the service that the group serves, in a fleet of several."""
-    mine = (
-        [each for each in document.request.services if each.name == group.service] if isinstance(document, Plan) else []
-    )
-    if len(mine) != 1 or mine[0].model is None:
-        return {}
-    service = mine[0]
-    model = service.model if service.config is None else ModelConfig(name=service.model, config=service.config)
-    return {"model": model, **({} if service.framework is None else {"framework": service.framework})}
+    services = document.request.services if isinstance(document, Plan) else ()
+    for service in services:
+        if service.name == group.service and service.model is not None:
+            model = service.model if service.config is None else ModelConfig(name=service.model, config=service.config)
+            return {"model": model, "framework": service.framework or framework_of(document)}
+    return {}
 
 
 def _as_decided(group: EngineGroup) -> dict[str, Any]:
