@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-fleet bench-memory bench-order bench-power
-.PHONY: bench-promises bench-service bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: bench-hints bench-promises bench-service bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -43,6 +43,10 @@ bench: $(STAMP)
 # Whether plans keep their word: 200 random requests, replayed, and the ends of 60 plans' intervals. Hours.
 bench-promises: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.promises
+
+# Whether hints work: refused requests, and every way out that they name followed to the letter. Minutes.
+bench-hints: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.hints
 
 # Memory of engines against what they log when they start, each model left out in turn.
 bench-memory: $(STAMP)

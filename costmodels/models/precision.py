@@ -14,6 +14,10 @@ PARTS = ("attention_qkv", "attention_output", "dense", "experts", "shared_expert
 CHOICES = ("bf16", "fp8", "fp8_block", "nvfp4", "fp32")
 CONVERSIONS = (*CHOICES, "mxfp4", "int4", "int8", "int8_wo")
 """What a checkpoint can be made into: the choices of ``any``, and those that have to be named."""
+STORED_SMALL = ("mxfp4", "nvfp4", "int4", "int8", "int8_wo")
+REPUBLISHED = {("int4", "nvfp4"), ("int4", "mxfp4")}
+"""Published in few bits, and again in others with the same layers left as they are (nvidia/Kimi-K2.5-NVFP4,
+amd/Kimi-K2.5-MXFP4: model cards on huggingface.co)."""
 KV_CHOICES = ("bf16", "fp8")
 CONVERTED_GROUP = 128
 """Values that share a scale in 4-bit integers that somebody makes: AWQ's and GPTQ's usual."""
@@ -93,12 +97,13 @@ def choose_precision(model: Architecture, weights: str | None = None, kv: str | 
         )
     if weights not in CONVERSIONS:
         raise UnknownName("precision", weights, CONVERSIONS)
-    if published in ("mxfp4", "nvfp4", "int4", "int8", "int8_wo") and weights not in ("bf16", "fp32"):
+    left = {part: _served(own) for part, own in model.exceptions} if (published, weights) in REPUBLISHED else {}
+    if published in STORED_SMALL and weights not in ("bf16", "fp32") and not left:
         raise InputError(
             f"precision: {model.name} is published in {published}; requantizing it to {weights} is not done",
             f"leave --precision out, or give {published} or bf16",
         )
-    every: dict[str, Any] = dict.fromkeys(PARTS, weights)
+    every: dict[str, Any] = dict.fromkeys(PARTS, weights) | left
     return Precision(weights, kv, **every, converted=True, group=CONVERTED_GROUP if weights == "int4" else 0)
 
 

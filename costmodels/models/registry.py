@@ -17,6 +17,7 @@ from typing import Any
 from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
 from costmodels.models.model_names import readings
+from costmodels.models.precision import REPUBLISHED
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import MIB, Source
 from profiles.markup import read_json
@@ -89,15 +90,17 @@ def _understood(model: str) -> Architecture | None:
         if reading.precision is None:
             return dataclasses.replace(relative, name=model, notes=(*relative.notes, note))
         finer = relative.weight_precision == "fp8_block" and reading.precision in ("mxfp4", "nvfp4", "int4")
-        if relative.weight_precision not in ("bf16", "fp16", "fp32") and not finer:
+        again = (relative.weight_precision, reading.precision) in REPUBLISHED
+        if relative.weight_precision not in ("bf16", "fp16", "fp32") and not finer and not again:
             continue  # quantized again: nothing that the name tells
-        note += f", every linear layer in {reading.precision} as its name says; which layers it leaves in 16 bits "
+        layers = f"what that has in {relative.weight_precision}" if again else "every linear layer"
+        note += f", {layers} in {reading.precision} as its name says; which layers it leaves in 16 bits "
         note += "only its own config.json tells"
         return dataclasses.replace(
             relative,
             name=model,
             weight_precision=reading.precision,
-            exceptions=(),
+            exceptions=relative.exceptions if again else (),
             cache_scheme=None,
             notes=(*relative.notes, note),
         )

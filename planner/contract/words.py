@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,7 @@ class Words(BaseModel):
     speeds: tuple[str, ...]
     statistics: dict[str, float]
     columns: dict[str, str]
+    measured_too: tuple[str, ...]
     blanks: tuple[str, ...]
     sources: dict[str, str]
 
@@ -81,16 +82,26 @@ def precision_on(
 def weights_word(word: str) -> str:
     """Our word for a precision of weights, whatever the model: ``fp4`` and ``auto`` go by how it is published."""
     found = words().precisions.get(folded(word), (folded(word),))
-    return "auto" if found is None else found[0] if len(found) == 1 else folded(word)
+    return "auto" if not found else found[0] if len(found) == 1 else folded(word)
 
 
 def weights_precision(word: str | None, model: Architecture) -> str | None:
-    """Our name of a precision of weights, None for "as published"; a word that is not in the table stays as it is."""
+    """Our name of a precision of weights, None for "as published"; a word that is not in the table stays as it is.
+
+    Raises:
+        InputError: the word says that the checkpoint is quantized, and the model's is not.
+    """
     if word is None:
         return None
     known = words().precisions
     found = known.get(folded(word), (folded(word),))
-    if found is None:
+    if not found:
+        if found is not None and model.weight_precision in ("bf16", "fp16", "fp32"):
+            raise InputError(
+                f"precision: {shown(word)} does not say to how many bits, and {model.name} is published in "
+                f"{model.weight_precision}",
+                "give precision=fp8, int4, nvfp4, ...",
+            )
         return None
     return model.weight_precision if model.weight_precision in found else found[0]
 
@@ -100,24 +111,37 @@ def kv_precision(word: str) -> str:
     return words().kv_precisions.get(folded(word), folded(word))
 
 
-def columns_meant(columns: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Column → ours, for those of the table's ``columns`` that have another name than ours.
+_OTHERWISE = {
+    "isl": {"workload", "total_input_tokens"},
+    "osl": {"workload", "total_output_tokens"},
+    "concurrency": {"workload"},
+    "rate": {"workload", "concurrency"},
+}
+"""What is asked → what else says it."""
+
+
+def columns_meant(columns: Collection[str], known: Iterable[str]) -> dict[str, str]:
+    """Column → ours, for those of the table's ``columns`` that have another name than ours. What results call what was
+    measured, too, is what was asked where no other column says it.
 
     Raises:
         InputError: two columns mean the same.
     """
-    given, ours = list(columns), set(known)
+    given, ours, places = set(columns), set(known), {name: i for i, name in enumerate(words().measured_too)}
     meant: dict[str, str] = {}
-    for name in given:
-        if name in ours:
-            continue
+    asked = set(given)  # what columns say that hold nothing else
+    for name in sorted(columns, key=lambda name: places.get(folded(name), -1)):
         own = words().columns.get(folded(name), folded(name))
-        if own not in ours or own in given:
+        if name in ours or own not in ours or own in given:
+            continue
+        if folded(name) in places and (own in asked or given.union(meant.values()) & _OTHERWISE.get(own, set())):
             continue
         if own in meant.values():
             other = next(first for first, second in meant.items() if second == own)
             raise InputError(f"columns: {shown(other)} and {shown(name)} both mean {own}", "drop one of them")
         meant[name] = own
+        if folded(name) not in places:
+            asked.add(own)
     return meant
 
 

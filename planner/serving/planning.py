@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -118,19 +119,22 @@ def plan(
 
         return planned_for_users(asked, planned)
 
-    def fails(changed: PlanRequest) -> ShardwrightError | None:
+    def tries(changed: PlanRequest) -> ShardwrightError | Mapping[str, int]:
         tell(Step("trying what would work instead", None, passing=True))
         try:
-            planned_as_asked(changed, silent)
+            found = planned_as_asked(changed, silent)
         except ShardwrightError as error:
             return error
-        return None
+        taken: Counter[str] = Counter()
+        for group in found.decision.engines:
+            taken[group.pool] += group.gpus_per_engine * len(group.replicas)
+        return taken
 
     try:
         return planned_as_asked(request, tell)
     except Infeasible as error:
         # Only what is said in the end is tried, by what was asked: not every refusal on the way there.
-        raise with_tried_hint(request, error, fails) from None
+        raise with_tried_hint(request, error, tries) from None
 
 
 def _plan(

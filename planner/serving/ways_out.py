@@ -14,6 +14,9 @@ from profiles.errors import Infeasible, ShardwrightError
 Fails = Callable[[PlanRequest], ShardwrightError | None]
 """Why a request has no plan; None: it has one."""
 
+Tries = Callable[[PlanRequest], ShardwrightError | Mapping[str, int]]
+"""Why a request has no plan, or how many GPUs its plan takes of each pool."""
+
 GENTLER = (1.0, 1.05, 1.2, 1.6, 3.0)
 """By what a figure is moved that does not do, one after the other; ..."""
 
@@ -57,11 +60,16 @@ def _aims(why: ShardwrightError | None) -> float | None:
     return None if why is None else 0.0
 
 
-def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails) -> ShardwrightError:
+def with_tried_hint(request: PlanRequest, error: ShardwrightError, tries: Tries) -> ShardwrightError:
     """``error`` with a hint that was tried, where its details say what to try: ``highest_rate_rps``, ``gpus_needed`` by
     pool, ``relax_ms`` by bound, ``highest_concurrency``, ``watts_needed``."""
     if not isinstance(error, Infeasible):
         return error
+
+    def fails(changed: PlanRequest) -> ShardwrightError | None:
+        found = tries(changed)
+        return found if isinstance(found, ShardwrightError) else None
+
     details = dict(error.details)
     pools = details.get("gpus_needed")
     needed = {name: gpus for name, gpus in pools.items() if gpus} if isinstance(pools, Mapping) else {}
@@ -81,17 +89,17 @@ def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails)
         return error
     if isinstance(rate := details.get("highest_rate_rps"), float) and rate > 0:
         offered, carried = _lower_rate(request, rate, fails)
-        wider = [_wider(request, name, gpus, fails) for name, gpus in needed.items()]
+        wider = [_wider(request, name, gpus, tries) for name, gpus in needed.items()]
         ways = [each for each in (offered, _have([each for each in wider if each])) if each]
         details["highest_rate_rps"] = carried
         message = error.message if carried == rate else error.message.replace("at most", "by the formulas at most")
         return Infeasible(message, ", or ".join(ways) or OTHERWISE, **details)
     if details.get("binding") == "memory" and needed:
-        ways = _room(request, needed, fails)
+        ways = _room(request, needed, tries)
         if not ways:  # with the room, it is the SLO or the load
             work = request.workload.model_copy(update={"rate_rps": None, "concurrency": None})
             nothing = {"slo": request.slo.model_copy(update={"bounds": ()}), "workload": work, "objective": None}
-            found = _room(request.model_copy(update=nothing), needed, fails)
+            found = _room(request.model_copy(update=nothing), needed, tries)
             ways = [f"{way}, for a looser SLO or less load" for way in found]
         return Infeasible(error.message, " or ".join(ways) or SMALLER, **details)
     return error
@@ -101,12 +109,12 @@ SMALLER = "choose a smaller precision, a smaller model or larger GPUs"
 OTHERWISE = f"relax the SLO, or {SMALLER}"
 
 
-def _room(request: PlanRequest, needed: Mapping[str, int], fails: Fails) -> list[str]:
+def _room(request: PlanRequest, needed: Mapping[str, int], tries: Tries) -> list[str]:
     """How many GPUs of which pools have room, each in words."""
     return [
         f"{gpus} would do ({pool.gpus} are offered)"
         for pool in request.cluster.pools
-        if pool.name in needed and (gpus := _wider(request, pool.name, needed[pool.name], fails, pool.gpu))
+        if pool.name in needed and (gpus := _wider(request, pool.name, needed[pool.name], tries, pool.gpu))
     ]
 
 
@@ -225,27 +233,38 @@ def _more_watts(request: PlanRequest, watts: float, fails: Fails) -> str:
     return ""
 
 
-def _wider(request: PlanRequest, name: str, gpus: int, fails: Fails, of: str | None = None) -> str:
+def _wider(request: PlanRequest, name: str, gpus: int, tries: Tries, of: str | None = None) -> str:
     """So many GPUs of a pool, in words; "" where none was found to do."""
     what = of or f"GPUs of pool {name}"
 
-    def tried(count: float) -> float | None:
+    def tried(count: float) -> ShardwrightError | Mapping[str, int]:
         pools = tuple(
             pool.model_copy(update={"gpus": math.ceil(count)}) if pool.name == name else pool
             for pool in request.cluster.pools
         )
-        why = fails(request.model_copy(update={"cluster": request.cluster.model_copy(update={"pools": pools})}))
-        carried, rate = None if why is None else why.details.get("highest_rate_rps"), request.workload.rate_rps
+        return tries(request.model_copy(update={"cluster": request.cluster.model_copy(update={"pools": pools})}))
+
+    def aims(count: float) -> float | None:
+        why = tried(count)
+        if not isinstance(why, ShardwrightError):
+            return None
+        carried, rate = why.details.get("highest_rate_rps"), request.workload.rate_rps
         if isinstance(carried, float) and carried > 0 and rate is not None:
             return math.ceil(count) * rate * (1 + request.headroom) / carried
-        return None if why is None else 0.0
+        return 0.0
 
     failed = next(pool.gpus for pool in request.cluster.pools if pool.name == name)
     for factor in _factors(request):
         count = math.ceil(gpus * factor - 1e-9)
         if count > MOST_GPUS:
             break
-        if tried(count) is None:
-            return f"{math.ceil(_nearest(request, failed, count, tried))} {what}"
+        found = tried(count)
+        if not isinstance(found, ShardwrightError):
+            fewest = found.get(name, count) if request.goal in ("cost", "gpus") else 0
+            if failed < fewest < count and aims(fewest) is None:
+                count = fewest
+            elif fewest < count:
+                count = math.ceil(_nearest(request, max(failed, fewest), count, aims))
+            return f"{count} {what}"
         failed = count
     return ""

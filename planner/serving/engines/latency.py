@@ -109,17 +109,19 @@ def all_us(pairs: Sequence[Pair], checks: Checks, metric: Metric) -> Us:
     weights = weights_of(pairs)
 
     @cache
-    def below(end: End) -> tuple[Floats, Floats]:
-        """Latencies, and the share of requests below each."""
-        each = [np.array([pair_us(pair, checks, metric, float(p), end) for p in SHARES]) for pair in pairs]
+    def below(end: End, most: float) -> tuple[Floats, Floats]:
+        """Latencies, up to those that a share ``most`` of each pair's requests stays below, and the share of all
+        requests below each."""
+        at = np.append(SHARES[most > SHARES], most)
+        each = [np.array([pair_us(pair, checks, metric, float(p), end) for p in at]) for pair in pairs]
         us = np.unique(np.concatenate(each))
-        parts = [np.interp(us, values, SHARES, left=0.0, right=1.0) for values in each]
+        parts = [np.interp(us, values, at, left=0.0, right=1.0) for values in each]
         return us, weights @ np.array(parts)
 
     def whole_us(p: float | None, end: End) -> float:
         if p is None:
             return float(weights @ np.array([pair_us(pair, checks, metric, None, end) for pair in pairs]))
-        us, shares = below(end)
+        us, shares = below(end, max(p, float(SHARES[-1])))
         return float(np.interp(p, shares, us))
 
     return whole_us

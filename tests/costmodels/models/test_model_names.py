@@ -26,6 +26,7 @@ from profiles.errors import UnknownName
         ("Qwen/Qwen2.5-Coder-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "bf16"),
         ("cognitivecomputations/DeepSeek-R1-AWQ", "deepseek-ai/DeepSeek-R1", "int4"),
         ("TheBloke/Llama-2-70B-chat-GPTQ", "meta-llama/Llama-2-70b", "int4"),
+        ("amd/Kimi-K2.5-MXFP4", "moonshotai/Kimi-K2.5", "mxfp4"),
         ("Qwen/Qwen3.6-27B-FP8", "Qwen/Qwen3.5-27B", "fp8_block"),
         ("deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct", "deepseek-ai/DeepSeek-V2-Lite", "bf16"),
     ],

@@ -29,10 +29,21 @@ DENSE, OSS, R1 = "Qwen/Qwen3-8B", "openai/gpt-oss-20b", "deepseek-ai/DeepSeek-R1
         (R1, "auto", None),
         (DENSE, "BFloat16", "bf16"),
         (DENSE, "FP8", "fp8"),
+        (R1, "fp8", "fp8_block"),
+        (R1, "nvfp4", "nvfp4"),
+        (OSS, "nvfp4", "mxfp4"),
     ],
 )
 def test_precisions_of_weights_by_how_the_model_is_published(model: str, word: str, own: str | None) -> None:
     assert weights_precision(word, find_architecture(model)) == own
+
+
+@pytest.mark.parametrize("floats", ["nvfp4", "mxfp4"])
+def test_a_checkpoint_in_four_bit_integers_is_published_in_floats_too_with_the_same_layers_left(floats: str) -> None:
+    found = precision_of(find_architecture("moonshotai/Kimi-K2.5"), floats, None)
+    assert (found.experts, found.attention_qkv, found.attention_output) == (floats, "bf16", "bf16")
+    with pytest.raises(InputError, match="requantizing"):
+        precision_of(find_architecture("moonshotai/Kimi-K2.5"), "fp8_block", None)
 
 
 def test_a_conversion_to_four_bit_integers_has_their_usual_groups() -> None:
@@ -102,6 +113,33 @@ def test_two_columns_that_mean_the_same_are_refused() -> None:
     assert columns_meant(["hw", "gpu"], ("gpu",)) == {}
     with pytest.raises(InputError, match="'hw' and 'system' both mean gpu"):
         columns_meant(["hw", "system"], ("gpu",))
+
+
+@pytest.mark.parametrize(
+    ("columns", "meant"),
+    [
+        (["isl", "conc", "rps", "output_tokens"], {"conc": "concurrency", "output_tokens": "osl"}),
+        (["qps", "users"], {"users": "concurrency"}),
+        (["qps", "prompt_tokens"], {"qps": "rate", "prompt_tokens": "isl"}),
+        (["qps", "request_rate"], {"request_rate": "rate"}),
+        (["prompt_tokens", "input_len", "completion_tokens", "total_output_tokens"], {"input_len": "isl"}),
+        (["mean_concurrency", "max_concurrency"], {"max_concurrency": "concurrency"}),
+    ],
+)
+def test_what_results_also_call_what_they_measured_is_asked_where_nothing_else_is(
+    columns: list[str], meant: dict[str, str]
+) -> None:
+    assert columns_meant(columns, ("isl", "osl", "concurrency", "rate")) == meant
+    with pytest.raises(InputError, match=r"'rps' and 'qps' both mean rate|'qps' and 'rps' both mean rate"):
+        columns_meant(["rps", "qps"], ("rate",))
+
+
+def test_words_that_only_say_that_a_checkpoint_is_quantized_need_one_that_is() -> None:
+    assert weights_precision("compressed-tensors", find_architecture(R1)) is None
+    with pytest.raises(InputError, match=r"'modelopt' does not say to how many bits, and .* is published in bf16"):
+        weights_precision("modelopt", find_architecture(DENSE))
+    with pytest.raises(InputError, match="is published in fp16"):
+        weights_precision("compressed-tensors", find_architecture("upstage/SOLAR-10.7B-Instruct-v1.0"))
 
 
 INFERENCEX = {

@@ -109,17 +109,20 @@ def test_hints_are_planned_as_they_were_asked_for(bare: ProfileStore, changes: d
         assert plan(way, store=bare), (hint, way)
 
 
+@pytest.mark.parametrize("objective", ["cost", "latency"])
 @pytest.mark.parametrize("enough", [9, 13, 37, 44, 48])
-def test_so_many_gpus_are_about_the_fewest_that_do(enough: int) -> None:
-    """Whatever formulas say: 48 were told where 37 do."""
-    request = parse_request({**EASY, "cluster": "8xH100", "workload": "isl=2000,osl=200,rate=30"})
+def test_so_many_gpus_are_about_the_fewest_that_do(enough: int, objective: str) -> None:
+    """Whatever formulas say (48 were told where 37 do), and whether or not plans take more than they need."""
+    asked = {**EASY, "cluster": "8xH100", "workload": "isl=2000,osl=200,rate=30", "objective": objective}
+    request = parse_request(asked)
 
-    def fails(changed: PlanRequest) -> Infeasible | None:
+    def tries(changed: PlanRequest) -> Infeasible | dict[str, int]:
         gpus = changed.cluster.pools[0].gpus
-        return None if gpus >= enough else Infeasible("", "", highest_rate_rps=30 * gpus / enough)
+        taken = enough if changed.goal == "cost" else gpus
+        return {"H100-SXM": taken} if gpus >= enough else Infeasible("", "", highest_rate_rps=30 * gpus / enough)
 
     error = Infeasible("more than it carries", "", highest_rate_rps=5.0, gpus_needed={"H100-SXM": 48})
-    hint = with_tried_hint(request, error, fails).hint
+    hint = with_tried_hint(request, error, tries).hint
     (told,) = map(int, re.findall(r"have ([0-9]+) GPUs", hint))
     assert enough <= told <= max(math.ceil(enough * 1.06), enough + 2)
 
@@ -128,11 +131,11 @@ def test_so_many_gpus_are_about_the_fewest_that_do(enough: int) -> None:
 def test_a_relaxed_bound_is_about_the_least_that_does(enough: float) -> None:
     request = parse_request({**EASY, "slo": "ttft_p90=40ms,tpot_p90=50ms"})
 
-    def fails(changed: PlanRequest) -> Infeasible | None:
-        return None if changed.slo.bounds[0].limit_ms >= enough else Infeasible("", "")
+    def tries(changed: PlanRequest) -> Infeasible | dict[str, int]:
+        return {} if changed.slo.bounds[0].limit_ms >= enough else Infeasible("", "")
 
     error = Infeasible("slo binds", "relax ttft_p90 to 50 ms or more", relax_ms={"ttft_p90": 50.0})
-    (told,) = map(float, re.findall(r"ttft_p90 to ([0-9.]+) ms", with_tried_hint(request, error, fails).hint))
+    (told,) = map(float, re.findall(r"ttft_p90 to ([0-9.]+) ms", with_tried_hint(request, error, tries).hint))
     assert enough <= told <= enough * 1.15  # two digits, upwards
 
 
