@@ -96,9 +96,10 @@ def weights_precision(word: str | None, model: Architecture) -> str | None:
     known = words().precisions
     found = known.get(folded(word), (folded(word),))
     if not found:
-        if found is not None and model.weight_precision == "bf16":
+        if found is not None and model.weight_precision in ("bf16", "fp16", "fp32"):
             raise InputError(
-                f"precision: {shown(word)} does not say to how many bits, and {model.name} is published in bf16",
+                f"precision: {shown(word)} does not say to how many bits, and {model.name} is published in "
+                f"{model.weight_precision}",
                 "give precision=fp8, int4, nvfp4, ...",
             )
         return None

@@ -165,7 +165,7 @@ def _referenced(text: str, environment: Mapping[str, str]) -> Word:
         if found[1] is None:
             return "$"
         if found[1] not in environment:
-            unknown = unknown or f"${found[1]}"
+            unknown = unknown or found[0]
             return ""
         return environment[found[1]]
 

@@ -59,16 +59,19 @@ def deployment_of(request: RunningText, catalogue: Catalogue = SHIPPED) -> Deplo
 
 
 def _check_variables(request: RunningText) -> None:
-    """Raises UnknownName for a variable that no script reads or sets and no engine is told by: it would change nothing.
-    Manifests say their own."""
+    """Raises InputError for variables of manifests, which say their own, and UnknownName for one that no script reads
+    or sets and no engine is told by: it would change nothing."""
     if not request.variables:
         return
     scripts = [] if _form(request.text, request.form) == "manifest" else [request.text]
     if not request.text.strip():
         scripts = [text for name, text in request.files.items() if PurePosixPath(name).suffix.casefold() in SCRIPTS]
+    if not scripts:
+        name = next(iter(request.variables))
+        raise InputError("variables (--set): have no effect on manifests", f"give {name} under env in the manifest")
     known = {name for text in scripts for name in names_in(text)}
     for name in request.variables:
-        if name not in known and not (scripts and name.startswith(_OURS)):
+        if name not in known and not name.startswith(_OURS):
             raise UnknownName("variables (--set)", name, known, "name one that the text reads or sets")
 
 

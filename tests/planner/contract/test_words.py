@@ -138,6 +138,8 @@ def test_words_that_only_say_that_a_checkpoint_is_quantized_need_one_that_is() -
     assert weights_precision("compressed-tensors", find_architecture(R1)) is None
     with pytest.raises(InputError, match=r"'modelopt' does not say to how many bits, and .* is published in bf16"):
         weights_precision("modelopt", find_architecture(DENSE))
+    with pytest.raises(InputError, match="is published in fp16"):
+        weights_precision("compressed-tensors", find_architecture("upstage/SOLAR-10.7B-Instruct-v1.0"))
 
 
 INFERENCEX = {

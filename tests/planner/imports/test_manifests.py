@@ -206,7 +206,7 @@ def test_a_disaggregated_set_says_roles_by_name() -> None:
         (workload(containers=[{"name": "web", "image": "nginx"}]), "starts an engine"),
         (workload(containers=[container(resources={"limits": {"nvidia.com/gpu": 1}})]), "is given 1, and its degrees"),
         (workload(nodeSelector={}), "does not say which GPUs"),
-        (workload(containers=[container(args=[*ARGS, "--max-num-seqs", "$(SEQS)"])]), "'$SEQS'"),
+        (workload(containers=[container(args=[*ARGS, "--max-num-seqs", "$(SEQS)"])]), "'$(SEQS)'"),
         ({**workload(), "spec": {"replicas": "three", "template": {}}}, "is not a whole number"),
     ],
 )
@@ -287,3 +287,13 @@ def test_what_is_scaled_to_nothing_is_left_out() -> None:
     assert only(imported(off, workload())) == ("aggregated", 2, 3, "H100-SXM")
     with pytest.raises(InputError, match="qwen: 0 of them, and nothing runs"):
         imported(off)
+
+
+def test_variables_of_manifests_are_told_to_be_given_in_them() -> None:
+    unset = workload(containers=[container(args=["--model", "$(MODEL)"])])
+    with pytest.raises(InputError, match=r"'\$\(MODEL\)' is not known") as caught:
+        imported(unset)
+    assert "--set" not in str(caught.value.hint)
+    with pytest.raises(InputError, match="have no effect on manifests") as caught:
+        imported(unset, variables={"MODEL": "Qwen/Qwen3-32B"})
+    assert caught.value.hint == "give MODEL under env in the manifest"
