@@ -16,7 +16,7 @@ from planner.contract.published import validated
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
 from planner.imports.importing import deployment_of
-from planner.serving.document.opening import check_drafting, running_of
+from planner.serving.document.opening import check_drafting, check_one_load, running_of
 from planner.serving.document.plan import Plan
 from profiles.descriptions import catalogue_with
 from profiles.errors import Infeasible, LimitReached, Unsupported
@@ -39,6 +39,9 @@ def check(
     catalogue = catalogue_with(store.path for store in measured)
     document = request.plan or deployment_of(request, catalogue)
     work, slo = request.workload, request.slo
+    check_one_load(
+        document, "plan", "plan simulate replays all of them; plan compare and plan check take fleets of one"
+    )
     if isinstance(document, Plan):
         work, slo = work or document.request.workload, document.request.slo if slo is None else slo
     elif work is not None:

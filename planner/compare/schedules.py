@@ -19,9 +19,9 @@ from planner.replay.planned_engines import planned_engines
 from planner.replay.schedule import ScheduledLoad, ScheduleReplay
 from planner.replay.scheduled import exposed_transfers, service_running
 from planner.serving.confirmation.simulated_engine import ENDS
+from planner.serving.document.opening import check_one_load
 from planner.serving.document.plan import Plan
 from planner.serving.document.schedules import check_schedule
-from profiles.errors import InputError
 from profiles.store import ProfileStore
 
 FEW = 2
@@ -77,9 +77,7 @@ def replayed_schedule(
         InputError: of several services, of measured tables, or contradicting itself.
     """
     check_schedule(plan)
-    if len(plan.request.services) > 1:
-        names = ", ".join(service.name for service in plan.request.services)
-        raise InputError(f"documents: a fleet of several services ({names}) has no one load", "compare fleets of one")
+    check_one_load(plan, "documents", "compare fleets of one")
     from dataclasses import replace
 
     running = service_running(plan, plan.request.services[0])

@@ -17,7 +17,7 @@ from planner.contract.clusters import Pool
 from planner.contract.engine import EngineGroup, Layout
 from planner.contract.models import ModelConfig, architecture_of
 from planner.contract.provenance import NOT_USED
-from planner.replay.front_end import front_end_of, front_end_of_users
+from planner.replay.front_end import decode_tpot_us, front_end_of, front_end_of_prefill, front_end_of_users
 from planner.replay.running import Running
 from planner.serving.confirmation.simulated_engine import cache_tokens, simulated_engines
 from planner.serving.document.contradictions import WAY_OUT, pool_of
@@ -37,6 +37,10 @@ class PlannedEngine:
     cost: CostModel
     job: Job
     layouts: Layouts
+
+    def tpot_us(self, running: Running) -> float:
+        """Mean time per output token of the engine at what the workload sends it, by the formulas."""
+        return decode_tpot_us(self.job, self.layouts, running.rate_of(self.group) or 0.0)
 
 
 def planned_engines(
@@ -61,13 +65,15 @@ def planned_engines(
     catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     costs = {} if costs is None else costs
     framework = find_framework(running.framework).name
-    engines = []
-    for group in running.deployment.engines:
+    engines: list[PlannedEngine] = []
+    # Engines that decode come first: what they take for a token is in the front end of those that prefill for them.
+    for group in sorted(running.deployment.engines, key=lambda group: group.role == "prefill"):
         key = (group.gpu, framework)
         if key not in costs:
             costs[key] = CostModel(catalogue.find_gpu(group.gpu), framework, store, progress, measured)
-        engines.append(_planned(running, group, architecture, costs[key]))
-    return engines
+        engines.append(_planned(running, group, architecture, costs[key], engines))
+    places = {group.id: at for at, group in enumerate(running.deployment.engines)}
+    return sorted(engines, key=lambda each: places[each.group.id])
 
 
 def _architecture(running: Running, model: str | ModelConfig | None) -> Architecture:
@@ -90,7 +96,9 @@ def front_end_us(running: Running) -> float | None:
     return None if ms is None else ms * 1e3
 
 
-def _planned(running: Running, group: EngineGroup, model: Architecture, cost: CostModel) -> PlannedEngine:
+def _planned(
+    running: Running, group: EngineGroup, model: Architecture, cost: CostModel, before: Sequence[PlannedEngine]
+) -> PlannedEngine:
     pool, work = pool_of(running.what, running.cluster, group), running.workload
     precision = choose_precision(model, group.weights_precision, group.kv_precision)
     _check_layout(running, group, model, precision, pool)
@@ -100,15 +108,15 @@ def _planned(running: Running, group: EngineGroup, model: Architecture, cost: Co
     layouts = Layouts.of([degrees_of(group.layout)])
     _check_memory(running, group, job, layouts)
     front = front_end_us(running)
+    rate = running.rate_of(group)
+    tpots = [each.tpot_us(running) for each in before if each.group.role == "decode"]
     if (users := running.users_of(group)) is not None:
         front = front_end_of_users(job, layouts, group.limits, users)
+    elif running.prediction is None and group.role == "prefill" and rate is not None and tpots:
+        front = front_end_of_prefill(job, layouts, group.limits, rate, max(tpots))
     elif running.prediction is None:
-        front = front_end_of(
-            job,
-            layouts,
-            group.limits.max_tokens_per_step,
-            running.rate_of(group) if group.role == "aggregated" else None,
-        )
+        alone = None if group.role != "aggregated" else rate
+        front = front_end_of(job, layouts, group.limits.max_tokens_per_step, alone)
     engines = simulated_engines(job, layouts, group.limits, group.role, front or 0.0)
     return PlannedEngine(group, engines, cost, job, layouts)
 

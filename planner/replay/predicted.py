@@ -9,10 +9,10 @@ from planner.contract.workload.workload import Workload
 from planner.replay.document import Percentiles, SimulationReport
 from planner.replay.request import SimulationRequest
 from planner.replay.running import Running
-from planner.serving.document.opening import running_of
+from planner.serving.document.opening import check_one_load, running_of
 from planner.serving.document.plan import Plan
 from planner.serving.prediction_table import ADDED, LATENCIES
-from planner.serving.predictions import Cell, PredictionRequest, Predictions
+from planner.serving.predictions import SEVERAL, Cell, PredictionRequest, Predictions
 from planner.serving.predictions import predictions as of_engines
 from profiles.errors import InputError
 from profiles.store import ProfileStore
@@ -57,6 +57,7 @@ def _together(
     """
     from planner.replay.report import simulate
 
+    check_one_load(document, "plan", SEVERAL)
     work = workload
     if work is None and isinstance(document, Plan):
         rate = document.request.workload.rate_rps or document.prediction.request_rate_rps.value

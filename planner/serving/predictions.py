@@ -128,15 +128,26 @@ class PredictionRequest(Document):
         return self.configurations if self.plan is None else engines_asked(self.plan, self.workload)
 
 
+SEVERAL = "plan simulate replays each service's requests"
+"""The way out where one row cannot say what a fleet's requests see."""
+
+
 def engines_asked(document: Plan | DeploymentDocument, workload: Workload | None) -> tuple[Configuration, ...]:
     """One engine of each group of a document, under its share of the load.
 
     Raises:
-        InputError: engines that prefill for others, and those; a deployment without a load; engines of one role alone
-            at a rate, as they are asked at a batch.
+        InputError: several services; engines that prefill for others, and those; a deployment without a load; engines
+            of one role alone at a rate, as they are asked at a batch.
     """
-    from planner.serving.document.opening import LENGTHS_HINT, check_drafting, engine_fields, running_of
+    from planner.serving.document.opening import (
+        LENGTHS_HINT,
+        check_drafting,
+        check_one_load,
+        engine_fields,
+        running_of,
+    )
 
+    check_one_load(document, "plan", SEVERAL)
     work = workload
     if isinstance(document, DeploymentDocument):
         if workload is None:

@@ -304,6 +304,13 @@ class Joint:
         return self.e2e_us.value + deviation(self.ttft_percentile_us(p) - self.ttft_us.value, decode)
 
 
+def front_end(served: ServedModel, isl: int, prefill: Prefilling, tpot_us: Floats) -> Floats:
+    """What a request waits outside the engines' steps, µs, [n]: the prefill engine's front end has the prompts that are
+    on their way through it (Little's law)."""
+    concurrent = prefill.rate_rps.value / 1e6 * prefill.done_us.value
+    return served.calibration.front_us(np.full(len(prefill), float(isl)), concurrent, tpot_us)
+
+
 def joint(
     served: ServedModel,
     isl: int,
@@ -314,10 +321,7 @@ def joint(
     kv_connector: KvConnector,
 ) -> Joint:
     """Pairs, row by row. ``transfer_us``: [n], of the slower end ``link``, its queue included."""
-    # The prefill engine's front end has the prompts that are on their way through it (Little's law).
-    concurrent = prefill.rate_rps.value / 1e6 * prefill.done_us.value
-    prompt = np.full(len(decode), float(isl))
-    front = served.calibration.front_us(prompt, concurrent, decode.tpot_us.value)
+    front = front_end(served, isl, prefill, decode.tpot_us.value)
     ends = served.calibration.front_ends
 
     def estimated(time: Floats) -> Estimates:

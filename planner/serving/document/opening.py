@@ -79,6 +79,16 @@ def model_of(document: Plan | DeploymentDocument) -> str | ModelConfig:
     return asked.model if asked.config is None else ModelConfig(name=asked.model, config=asked.config)
 
 
+def check_one_load(document: Plan | DeploymentDocument, where: str, hint: str) -> None:
+    """Raises:
+    InputError: a fleet of several services, whose requests are of several models and promises.
+    """
+    services = document.request.services if isinstance(document, Plan) else ()
+    if len(services) > 1:
+        names = ", ".join(service.name for service in services)
+        raise InputError(f"{where}: a fleet of several services ({names}) has no one load", hint)
+
+
 def framework_of(document: Plan | DeploymentDocument) -> str:
     """Its framework at its release."""
     return document.request.framework if isinstance(document, Plan) else document.framework
@@ -107,6 +117,7 @@ def engine_fields(document: Plan | DeploymentDocument, group: EngineGroup) -> di
         "model": model_of(document),
         "gpu": group.gpu,
         "framework": framework_of(document),
+        **_of_its_service(document, group),
         "precision": group.weights_precision,
         "kv_precision": group.kv_precision,
         **group.layout.model_dump(),
@@ -116,6 +127,16 @@ def engine_fields(document: Plan | DeploymentDocument, group: EngineGroup) -> di
     if isinstance(document, DeploymentDocument):
         fields["chunked_prefill"] = group.id not in document.whole_prompts
     return fields
+
+
+def _of_its_service(document: Plan | DeploymentDocument, group: EngineGroup) -> dict[str, Any]:
+    """The model and the framework of the service that the group serves, in a fleet of several."""
+    services = document.request.services if isinstance(document, Plan) else ()
+    for service in services:
+        if service.name == group.service and service.model is not None:
+            model = service.model if service.config is None else ModelConfig(name=service.model, config=service.config)
+            return {"model": model, "framework": service.framework or framework_of(document)}
+    return {}
 
 
 def _as_decided(group: EngineGroup) -> dict[str, Any]:
