@@ -44,6 +44,13 @@ def empty_rows(operation: Operation) -> pd.DataFrame:
     )
 
 
+def typed(operation: Operation, rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` of a file with whole numbers that may be missing typed as :func:`validate` does, whatever the file says
+    of itself."""
+    whole = [each.name for each in columns_of(operation) if each.kind == "int" and not each.required]
+    return rows.astype({name: _NULLABLE["int"][1] for name in whole if name in rows.columns})
+
+
 def validate(operation: Operation, rows: pd.DataFrame, where: str = "rows") -> pd.DataFrame:
     """``rows`` with exactly the operation's columns, in order and typed, numbered from 0.
 

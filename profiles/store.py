@@ -253,13 +253,14 @@ class ProfileStore:
             only["gpu"] = [gpu]
         if framework is not None:
             only["framework"] = [framework] if isinstance(framework, str) else list(framework)
-        if operation not in self.manifest.hashes:
-            from profiles.measured_rows import empty_rows
+        from profiles.measured_rows import empty_rows, typed
 
+        if operation not in self.manifest.hashes:
             return empty_rows(known)[wanted]
         text = [c.name for c in columns_of(known) if c.kind == "str" and c.name in wanted] if categories else []
-        rows: pd.DataFrame = self._read(operation, wanted, only, text).replace_schema_metadata(None).to_pandas()
-        return rows
+        found = self._read(operation, wanted, only, text)
+        rows: pd.DataFrame = found.replace_schema_metadata(None).to_pandas()  # which may be damaged
+        return typed(known, rows)
 
     def values(self, operation: str, column: str) -> list[str]:
         """The distinct values of a text column of ``operation``, sorted; read without loading the rows, and once for
