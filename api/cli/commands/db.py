@@ -7,13 +7,11 @@ from typing import Annotated
 
 import typer
 
-from api.cli.commands.keys import DatabaseUrl
+from api.cli.commands.keys import AsJson, DatabaseUrl
 from api.cli.console import flowing
 from api.cli.options import JsonOutput, Quiet
 from api.cli.output import check_target, hand_over_json
 from profiles.errors import InputError
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 

@@ -23,7 +23,7 @@ DatabaseUrl = Annotated[
     str | None,
     typer.Option(metavar="URL", help="The service's database. Default: as `plan serve` (SHARDWRIGHT_DATABASE_URL)."),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Which = Annotated[str, typer.Argument(metavar="KEY", help="Its id or name.", show_default=False)]
 
 
@@ -37,7 +37,7 @@ def create(
     priority: Annotated[str, typer.Option(help="high, normal or low: jobs of a higher class go first.")] = "normal",
     expires_days: Annotated[float | None, typer.Option(metavar="DAYS", help="How long it holds.")] = None,
     database_url: DatabaseUrl = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
     output: JsonOutput = None,
     quiet: Quiet = False,
 ) -> None:
@@ -71,7 +71,7 @@ def create(
 @app.command("list")
 @flowing
 def listed(
-    database_url: DatabaseUrl = None, as_json: _Json = False, output: JsonOutput = None, _quiet: Quiet = False
+    database_url: DatabaseUrl = None, as_json: AsJson = False, output: JsonOutput = None, _quiet: Quiet = False
 ) -> None:
     """Lists keys: id, name, scopes, and whether each holds. None is shown itself.
 
@@ -105,7 +105,7 @@ def listed(
 def revoke(
     key: _Which,
     database_url: DatabaseUrl = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
     output: JsonOutput = None,
     _quiet: Quiet = False,
 ) -> None:
@@ -129,7 +129,7 @@ def revoke(
 def rotate(
     key: _Which,
     database_url: DatabaseUrl = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
     output: JsonOutput = None,
     quiet: Quiet = False,
 ) -> None:
