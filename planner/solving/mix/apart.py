@@ -59,6 +59,7 @@ class Apart:
     def __init__(self, day: Rounds) -> None:
         self._day, self._q = day, day.q
         self._steps: dict[int, Rounds] = {}
+        self._took: dict[int, float] = {}
         self._known = list(day.pool)
         self._search = DaySearch(day, day.master.serving, day.carries_step)
         self._least = 0.0
@@ -111,20 +112,24 @@ class Apart:
         costs, total = day.master.apart(duals)
         done: dict[tuple[int, bytes], Rounds] = {}
         until = deadline.part(OF_A_PASS if self._steps else OF_THE_FIRST)
-        found: list[Floats | None] = []
+        found: list[Floats | None] = [None] * q.steps
         self._open = 0.0
-        for t in range(q.steps):
+        quick_first = sorted(range(q.steps), key=lambda t: self._took.get(day.first[t], 0.0))
+        for left, t in zip(range(q.steps, 0, -1), quick_first, strict=True):
             same = (day.first[t], costs[t].tobytes())
             if same not in done:
-                seconds = max(until.left / (q.steps - t), 0.1)
-                done[same] = self._step(t, costs[t], seconds)
+                before = until.left
+                done[same] = self._step(t, costs[t], max(before / left, 0.1))
+                self._took[day.first[t]] = before - until.left
             one = done[same]
             if one.infeasible:
                 day.infeasible = True
                 return None
-            total += min(one.bound, one.best_cost) * float(q.share_of_time[t])
+            least = min(one.bound, one.best_cost)
+            day.master.step_cut(t, costs[t], least)
+            total += least * float(q.share_of_time[t])
             self._open += (one.best_cost - min(one.bound, one.best_cost)) * float(q.share_of_time[t])
-            found.append(None if one.best is None else one.best[0])
+            found[t] = None if one.best is None else one.best[0]
         self._least = max(self._least, total)
         day.bound = max(day.bound, total)
         there = [each for each in found if each is not None]
@@ -140,7 +145,8 @@ class Apart:
         if one is not None:
             one.gap = self._day.gap / 4
             one.again(cost, deadline)
-            one.whole(seconds)
+            if not one.enough:
+                one.whole(seconds)
         else:
             alone = replace(
                 q, kinds=replace(q.kinds, cost=cost), paid=q.of_budget, work=[q.work[t]], seconds=q.seconds[t : t + 1],

@@ -222,6 +222,14 @@ class Master:
             values = np.append(values, [value for _, value in taken])
         self._row(columns, values, low=least)
 
+    def step_cut(self, t: int, cost: Floats, least: float) -> None:
+        """No engines of step ``t`` alone cost less than ``least`` at ``cost`` (n,) of each kind."""
+        columns, values = np.arange(self.y(t).start, self.y(t).stop), cost
+        if self._units:
+            columns = np.append(columns, [self._m(t, k) for k in range(len(self._units))])
+            values = np.append(values, [block.unit_cost for block in self._units])
+        self._row(columns, values, low=least * (1 - 1e-9))
+
     # -------------------------------------------------------------- solving
 
     def solve(self, *, whole: bool, seconds: float, gap: float, start: Floats | None = None) -> Counts:
