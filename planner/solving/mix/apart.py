@@ -4,9 +4,11 @@ What joins steps (starts, room while engines change, the least time up, most cha
 is a question of its own, and the cheapest fleets of all steps together cost no more than any schedule does (Lagrange's
 bound). The first prices are those of the programme in parts of engines. The next are those of a programme over the
 fleets that were found so far, each step's in shares that sum to 1 (G. Dantzig and P. Wolfe, Operations Research 8,
-1960): they know that engines are whole and what losses take. Prices are moved part of the way from the best so far
-towards them (P. Wentges, International Transactions in Operational Research 4, 1997), as long as no engine becomes
-free. Each step keeps what it has learnt from one pass to the next.
+1960): they know that engines are whole and what losses take. What a step costs at least at some prices holds at any:
+the programme in parts of engines is told it of every pass, and so is a bound no worse than the best pass. Prices are
+moved part of the way from its own towards those of the programme over fleets (P. Wentges, International Transactions in
+Operational Research 4, 1997), as long as no engine becomes free. Each step keeps what it has learnt from one pass to
+the next.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ MOST_KNOWN = 400
 """Prices that are handed from one step to the next."""
 
 PART_OF_THE_WAY, LONGER, SHORTER, LEAST_PART = 0.3, 1.5, 0.5, 0.05
-"""From the best prices towards those of the programme over fleets: at first, and changed by whether the bound rose. The
-fleets that are known tell what near prices are worth, and little of far ones."""
+"""From the bound's prices towards those of the programme over fleets: at first, and changed by whether a pass rose
+above the bound. The fleets that are known tell what near prices are worth, and little of far ones."""
 
 MOST_IDLE = 3
 """Passes one after the other that neither raise the bound nor find a better schedule."""
@@ -38,6 +40,9 @@ MOST_IDLE = 3
 UNTOLD = 0.25
 """Of what a schedule is dearer than the bound, that may be because steps are not solved to the end: above, they are
 solved further before their prices are moved."""
+
+STUCK = 0.9
+"""Of what steps were not solved to the end, that a pass more leaves: other prices are then tried all the same."""
 
 FREE = 1e-6
 """Share of its cost below which an engine counts as free."""
@@ -59,10 +64,10 @@ class Apart:
     def __init__(self, day: Rounds) -> None:
         self._day, self._q = day, day.q
         self._steps: dict[int, Rounds] = {}
-        self._took: dict[int, float] = {}
+        self._took: dict[int, float] = {}  # seconds of the last pass
         self._known = list(day.pool)
         self._search = DaySearch(day, day.master.serving, day.carries_step)
-        self._least = 0.0
+        self._told = 0.0  # the bound of the last pass alone
         self._open = np.inf
         """By how much the steps' own fleets are dearer than their bounds, at the prices of the last pass."""
 
@@ -76,28 +81,42 @@ class Apart:
             return
         self._put_together(alone, deadline, first=True)
         while self._open > UNTOLD * (day.best_cost - day.bound) and not day.enough and deadline.left > 0:
+            before = self._open
             alone = self._pass(duals, deadline)  # prices say nothing before the steps are nearly solved
             if alone is None:
                 return
             self._put_together(alone, deadline, first=False)
+            if self._open > STUCK * before:
+                break
         part, idle = PART_OF_THE_WAY, 0
         for _ in range(MOST_PASSES):
+            duals = self._nearer(duals)
             found = None if day.enough or deadline.left < 0 or idle > MOST_IDLE else self._over_fleets(duals)
             if found is None:
                 return
             cost, target = found
-            if cost - self._least <= day.gap / 4 * cost:
+            if cost - day.bound <= day.gap / 4 * cost:
                 return  # no prices of what joins steps say more
             while not self._positive(moved := duals + part * (target - duals)):
                 part /= 2
-            least, best = self._least, day.best_cost
+            least, best = day.bound, day.best_cost
             alone = self._pass(moved, deadline)
             if alone is None:
                 return
             self._put_together(alone, deadline, first=False)
-            told = self._least > least
-            duals, part = (moved, min(part * LONGER, 1.0)) if told else (duals, max(part * SHORTER, LEAST_PART))
-            idle = 0 if self._least - least + best - day.best_cost > day.gap / 20 * cost else idle + 1
+            part = min(part * LONGER, 1.0) if self._told > least else max(part * SHORTER, LEAST_PART)
+            idle = 0 if day.bound - least + best - day.best_cost > day.gap / 20 * cost else idle + 1
+
+    def _nearer(self, duals: Floats) -> Floats:
+        """The duals of the programme in parts of engines with all that steps are known to cost at least: it is a bound,
+        as good as the best pass or better. ``duals`` where its own are not fit to be passed."""
+        day = self._day
+        found = day.master.solve(whole=False, seconds=day.deadline.wall(max(day.deadline.left, 0.1)), gap=day.gap)
+        if found.engines is None:
+            return duals
+        day.bound = max(day.bound, found.bound)
+        mine = day.master.duals()
+        return mine if self._positive(mine) else duals
 
     def _positive(self, duals: Floats) -> bool:
         """Whether no engine is free at ``duals`` that is not without them."""
@@ -130,7 +149,7 @@ class Apart:
             total += least * float(q.share_of_time[t])
             self._open += (one.best_cost - min(one.bound, one.best_cost)) * float(q.share_of_time[t])
             found[t] = None if one.best is None else one.best[0]
-        self._least = max(self._least, total)
+        self._told = total
         day.bound = max(day.bound, total)
         there = [each for each in found if each is not None]
         if not there:
