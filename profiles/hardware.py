@@ -265,13 +265,13 @@ class Catalogue:
         alone = [node.gpu for node in _called(name, self.nodes().values()) if systems or node.gpus == 1]
         if not found and alone:
             return self.gpus()[alone[0]]
+        found = found or _described(name, self.gpus().values())
         return found[0] if found else _find(field, name, self.gpus())
 
     def candidates(self, name: str) -> list[Gpu]:
         """The types that ``name`` may mean: none, one, or several. Who describes a type knows what its name means."""
         several = _called(name, ambiguous_names().values())
-        meant = _called(name, self.gpus().values()) or [self.gpus()[each] for one in several for each in one.may_mean]
-        return meant or _described(name, self.gpus().values())
+        return _called(name, self.gpus().values()) or [self.gpus()[each] for one in several for each in one.may_mean]
 
     def find_node(self, name: str, field: str = "node") -> Node:
         return _find(field, name, self.nodes())
