@@ -353,7 +353,7 @@ def _called(name: str, facts: Iterable[F]) -> list[F]:
     return [fact for fact in facts if wanted in _folded((fact.name, *fact.aliases))]
 
 
-_MAKERS = frozenset("nvidia amd instinct tesla geforce dgx hgx".split())
+_MAKERS = frozenset(("nvidia", "amd", "instinct", "tesla", "geforce", "dgx", "hgx"))
 _MEMORY = re.compile(r"(\d+)g(?:b|ib)?|hbm\d\w*|gddr\d\w*", re.ASCII)
 _LABELLED = (0.98, 1.1)
 """Bytes of a GPU's memory ÷ those that its label says: drivers count GiB, and some labels too."""

@@ -96,8 +96,8 @@ def folded(name: str) -> str:
 
 
 def spellings(name: str) -> Iterator[tuple[int, str]]:
-    """What people may call a shipped checkpoint ``name``, folded, with how much of it they leave out: nothing, how it was
-    tuned, how many parameters are active, both."""
+    """What people may call a shipped checkpoint ``name``, folded, with how much of it they leave out: nothing, how it
+    was tuned, how many parameters are active, both."""
     bare = name.rpartition("/")[2]
     for left_out, stem in enumerate((bare, *_bases(bare)[:1])):
         yield 2 * left_out, folded(stem)

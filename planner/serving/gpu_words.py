@@ -32,8 +32,8 @@ class NamedGpu:
 
 
 def gpu_named(text: str, catalogue: Catalogue) -> NamedGpu:
-    """The GPU that ``text`` means: as the catalogue calls it, with a count (``8xH100``, ``H100 x8``, ``8 H100``) or with
-    the machine that a campaign ran it on (``b200-nvd``).
+    """The GPU that ``text`` means: as the catalogue calls it, with a count (``8xH100``, ``H100 x8``, ``8 H100``) or
+    with the machine that a campaign ran it on (``b200-nvd``).
 
     Raises:
         as :meth:`Catalogue.find_gpu`.
