@@ -4,11 +4,11 @@ spread by a switch."""
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING
 
 from planner.contract.words import folded, words
+from planner.serving.silicon_samples import DRAWN, as_sampled, users_sampled
 from profiles.errors import InputError
 from profiles.values import number, shown
 
@@ -36,9 +36,6 @@ clients draw lengths from 80 % of ``isl`` and ``osl`` on."""
 BATCH = "batch_size"
 """Column of AIConfigurator's samples and of tables made by hand: requests at once in each attention replica."""
 
-_DESCRIBED = "silicon_data_source"
-"""Column of the samples that says, among others, ``silicon_concurrency=64; measured=2026-04-17``."""
-
 ACHIEVED = ("request_throughput", "achieved_qps", "requests_per_second")
 KEPT_UP = 0.9
 """Share of the rate that was answered, below which the bound on requests at once is what limited them."""
@@ -50,7 +47,7 @@ ON, OFF = ("true", "yes", "1"), ("false", "no", "0")
 def of_inferencex(table: pd.DataFrame) -> pd.DataFrame:
     """``table`` with what InferenceX's own results leave unsaid where no column of it does: whose they are, and how
     lengths are drawn."""
-    said = {name: value for name, value in (("campaign", "InferenceX"), ("spread", "0.8-1")) if name not in table}
+    said = {name: value for name, value in (("campaign", "InferenceX"), ("spread", DRAWN)) if name not in table}
     if {"source", "campaign"} & set(table.columns):
         said.pop("campaign", None)
     return table.assign(**(said if RATIO not in table else {n: v for n, v in said.items() if n != "spread"}))
@@ -82,7 +79,7 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     Raises:
         InputError: totals of no request; a switch that is neither on nor off.
     """
-    out = _as_described(record)
+    out = _users_of_replicas(as_sampled(record, notes))
     _one_load(out, notes)
     if out.get("rate", "").casefold() in ENDLESS:
         out["rate"] = ""
@@ -111,17 +108,13 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     return _experts(out, notes)
 
 
-def _as_described(record: Mapping[str, str]) -> dict[str, str]:
-    """``record`` with the users at once and the day that the samples of AIConfigurator say in other columns."""
-    out = dict(record)
-    if not out.get("date") and (day := re.search(r"measured=(\d{4}-\d\d-\d\d)", out.get(_DESCRIBED, ""))):
-        out["date"] = day[1]
-    batch, replicas = number(out.get(BATCH, "")), number(out.get("dp", "")) or 1
-    if batch is not None and not (out.get("concurrency") or out.get("rate") or out.get("workload")):
-        told = re.search(r"silicon_concurrency=(\d+)", out.get(_DESCRIBED, ""))
-        users = min(batch * replicas, float(told[1]) if told else math.inf)
-        out["concurrency"] = f"{users:g}"
-    return out
+def _users_of_replicas(record: dict[str, str]) -> dict[str, str]:
+    """``record`` with the users at once of all attention replicas, where it says those of one."""
+    batch, replicas = number(record.get(BATCH, "")), number(record.get("dp", "")) or 1
+    if batch is None or record.get("concurrency") or record.get("rate") or record.get("workload"):
+        return record
+    told = users_sampled(record)
+    return {**record, "concurrency": f"{batch * replicas if told is None else min(batch * replicas, told):g}"}
 
 
 def _one_load(out: dict[str, str], notes: list[str]) -> None:

@@ -172,8 +172,38 @@ def test_samples_of_aiconfigurator_say_users_by_replica_and_their_day_in_words()
     said = {"batch_size": "16", "dp": "4", "silicon_data_source": "x; silicon_concurrency=64; measured=2026-04-17T00"}
     found = in_our_terms(said, [])
     assert (found["concurrency"], found["date"]) == ("64", "2026-04-17")
+    assert (found["campaign"], found["spread"]) == ("InferenceX", "0.8-1")
     assert in_our_terms({**said, "batch_size": "8"}, [])["concurrency"] == "32"
     assert in_our_terms({**said, "concurrency": "5", "date": "2026-01-01"}, [])["concurrency"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("degrees", "meant"),
+    [
+        ({"tp": "16", "dp": "1", "ep": "4", "moe_tp": "4"}, ("4", "1", "4", "1")),
+        ({"tp": "4", "dp": "4", "ep": "4", "moe_tp": "4"}, ("1", "4", "4", "1")),
+        ({"tp": "4", "dp": "4", "ep": "16", "moe_tp": "1"}, ("1", "4", "4", "1")),
+        ({"tp": "1", "dp": "", "ep": "4", "moe_tp": "1"}, ("1", "4", "4", "1")),
+        ({"tp": "8", "dp": "1", "ep": "8", "moe_tp": "1"}, ("8", "1", "8", "1")),
+        ({"tp": "8", "dp": "1", "ep": "1", "moe_tp": "8"}, ("8", "1", "1", "8")),
+    ],
+)
+def test_samples_of_aiconfigurator_list_some_engines_as_the_square_of_their_gpus(
+    degrees: dict[str, str], meant: tuple[str, ...]
+) -> None:
+    found = in_our_terms({**degrees, "silicon_data_source": "db-dump", "isl": "1024"}, [])
+    assert tuple(found[name] for name in degrees) == meant
+    assert in_our_terms({**degrees, "isl": "1024"}, []) == {**degrees, "isl": "1024"}, "of no other table"
+
+
+@pytest.mark.parametrize(
+    ("framework", "isl", "spread"),
+    [("vllm", "1024", "0.95-1"), ("sglang", "1024", ""), ("sglang", "4000", "0.8-1")],
+)
+def test_runs_of_the_samples_own_authors_are_no_campaigns(framework: str, isl: str, spread: str) -> None:
+    said = {"framework": framework, "isl": isl, "silicon_data_source": "source_file=/Users/x/y.csv"}
+    found = in_our_terms(said, [])
+    assert (found.get("spread", ""), found.get("campaign")) == (spread, None)
 
 
 @pytest.mark.parametrize(
