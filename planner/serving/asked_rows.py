@@ -23,6 +23,7 @@ from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.campaigns import COLD, CampaignEngine, as_started
+from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.harness_words import in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
@@ -133,13 +134,14 @@ def asked_row(
     head = record.get("draft_model", "")
     named = f"{record['model']}{BESIDE}{head}" if head else record["model"]
     model = find_model(record["model"], head)
-    gpu = catalogue.find_gpu(record["gpu"], systems=True)  # GB200 NVL72: the degrees say how many of them
+    called = gpu_named(record["gpu"], catalogue)  # GB200 NVL72: the degrees say how many of them
+    gpu, record = called.gpu, with_count(record, called, notes)
     wide, node = wide_asked(record), catalogue.default_node(gpu)
     on = EngineMachines(framework, gpu, node.gpus, find_fabric(node.default_fabric))
     state = OperatingState.asked(record.get("clock", ""), record.get("power_cap", ""), gpu)
     if state is not None and not clock_response(gpu.name).measured:
         notes.append(f"times and watts against the clock were not measured on {gpu.name}: carried over with wider ends")
-    layout, taken = with_experts(_layout(record, model), wide, model, on)
+    layout, taken = with_experts(_layout(record, model, notes), wide, model, on)
     notes += [f"not given, so: {', '.join(taken)}"] if taken else []
     notes += kin_told(layout.exchange)
     work = _workload(record, find_workload, notes)
@@ -378,12 +380,15 @@ def _positive(name: str, text: str) -> float:
     return value
 
 
-def _layout(record: Mapping[str, str], model: Architecture) -> Layout:
+def _layout(record: Mapping[str, str], model: Architecture, notes: list[str]) -> Layout:
     given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
     if attention_is_data_parallel(record) and given["dp"] is None:
         given |= {"tp": 1, "dp": given["tp"]}
-    tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
     gpus = given["num_gpus"]
+    if gpus is not None and gpus > 1 and not any(given[name] for name in ("tp", "pp", "dp")):
+        given["tp"] = gpus
+        notes.append(f"tp is not given: {gpus}, all GPUs that the row tells of")
+    tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
     if gpus is not None and gpus != tp * pp * dp:
         raise InputError(
             f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",
