@@ -44,6 +44,7 @@ class Words(BaseModel):
     columns: dict[str, str]
     measured_too: tuple[str, ...]
     blanks: tuple[str, ...]
+    measured: dict[str, dict[Literal["per GPU", "of all GPUs"], tuple[str, ...]]]
     gpus: dict[str, TakenFor]
     machines: tuple[str, ...]
     sources: dict[str, str]
