@@ -25,12 +25,17 @@ class Reading:
     context: int | None = None
 
 
+def own_cache(model: str) -> str | None:
+    """The precision in which checkpoints called like ``model`` ask for their cache; None: nobody knows that they do."""
+    return next((each["precision"] for each in _facts()["caches"] if re.match(each["names"], model)), None)
+
+
 @cache
 def _facts() -> Mapping[str, Any]:
     return shipped(
         _FILE,
         lambda document: (
-            {key: document[key] for key in ("organizations", "tunings", "formats")}
+            {key: document[key] for key in ("organizations", "tunings", "formats", "caches")}
             | {key: {name.casefold(): entry for name, entry in document[key].items()} for key in ("relatives", "short")}
         ),
     )

@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from costmodels.models.architecture import Architecture
+from costmodels.models.architecture import Architecture, CacheScheme
 from costmodels.models.huggingface import parse_config
-from costmodels.models.model_names import Reading, folded, readings, spellings
+from costmodels.models.model_names import Reading, folded, own_cache, readings, spellings
 from costmodels.models.precision import REPUBLISHED
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import MIB, Source
@@ -98,6 +98,7 @@ def _read_as(model: str, find: Callable[[str], tuple[str, Path] | None]) -> Arch
         again = (relative.weight_precision, reading.precision) in REPUBLISHED
         if not {relative.weight_precision, reading.precision} & WIDE and not finer and not again:
             continue  # quantized again: nothing that the name tells
+        kept = own_cache(model)
         layers = f"what that has in {relative.weight_precision}" if again else "every linear layer"
         note += f", {layers} in {reading.precision} as its name says; which layers it leaves in 16 bits "
         note += "only its own config.json tells"
@@ -106,7 +107,7 @@ def _read_as(model: str, find: Callable[[str], tuple[str, Path] | None]) -> Arch
             name=model,
             weight_precision=reading.precision,
             exceptions=relative.exceptions if again else (),
-            cache_scheme=None,
+            cache_scheme=CacheScheme("modelopt", kept) if kept else None,
             notes=(*relative.notes, note),
         )
     return None

@@ -122,3 +122,17 @@ def test_another_models_name_says_how_to_get_its_config() -> None:
     with pytest.raises(UnknownName) as caught:
         find_architecture("acme/rocket-7b", allow_paths=False)
     assert "config.json" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    [
+        ("nvidia/Llama-3.3-70B-Instruct-FP8", "fp8"),
+        ("nvidia/Qwen3-30B-A3B-FP4", "fp8"),
+        ("RedHatAI/Llama-3.3-70B-Instruct-FP8", None),
+        ("nvidia/GLM-5.1-NVFP4", None),
+    ],
+)
+def test_checkpoints_of_nvidia_ask_for_their_cache(name: str, cache: str | None) -> None:
+    scheme = find_architecture(name).cache_scheme
+    assert (scheme and (scheme.writer, scheme.format)) == (cache and ("modelopt", cache))
