@@ -47,7 +47,7 @@ FIRST_TOKEN_S, NEXT_TOKENS_S = 1.0, 0.025
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class PromisedPart:
     """Requests that keep promises together: of which service of several (None: there is one), and which they are."""
 
     service: str | None
@@ -166,9 +166,9 @@ class ReplayedFleet:
             value = low
         return Interval(value=value, low=min(most.low, value), high=max(most.high, value))
 
-    def parts(self, requests: int) -> list[Part]:
+    def parts(self, requests: int) -> list[PromisedPart]:
         """Of so many requests, what promises which keep together."""
-        return [Part(None, self.slo, np.arange(requests))]
+        return [PromisedPart(None, self.slo, np.arange(requests))]
 
     def _kept(self, rate_rps: float, end: End, requests: int | None = FEWEST) -> bool:
         fleet = self.at(rate_rps, (end,), requests)[end]

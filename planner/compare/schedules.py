@@ -12,7 +12,7 @@ from costmodels.estimates import Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.step_table import End
-from planner.compare.carrying import FEWEST, MOST_REQUESTS, REQUESTS, Part, ReplayedFleet
+from planner.compare.carrying import FEWEST, MOST_REQUESTS, REQUESTS, PromisedPart, ReplayedFleet
 from planner.contract.fleet import ScheduledStep, ServiceUnderstood
 from planner.contract.quantities import Interval
 from planner.contract.workload.classes import LoadStep
@@ -103,12 +103,13 @@ class ReplayedSchedule(ReplayedFleet):
                 isl[mine], osl[mine] = drawn_from(step.classes, rates, len(mine), self.seed)
         return isl, osl
 
-    def parts(self, requests: int) -> list[Part]:
+    def parts(self, requests: int) -> list[PromisedPart]:
         if not self.load.services:
             return super().parts(requests)
         service, names = self._services(requests), [each.name for each in self.plan.request.services]
         return [
-            Part(each.name, each.slo, np.flatnonzero(service == names.index(each.name))) for each in self.load.services
+            PromisedPart(each.name, each.slo, np.flatnonzero(service == names.index(each.name)))
+            for each in self.load.services
         ]
 
     def watts(self, rate_rps: float, seen: Mapping[End, FleetOutcome]) -> Interval:
