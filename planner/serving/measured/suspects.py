@@ -67,7 +67,8 @@ def suspects(answer: pd.DataFrame, measured: Measured) -> list[Suspect]:
         logs = np.log(truth[rows] / predicted[rows])
         each = [_explained(name, parts, logs) for name in sorted(set().union(*parts))]
         # Of parts that explain alike (of one configuration, all large ones do), the one that has to be least off.
-        found = min(each, key=lambda one: (round(one[2] / ALIKE), abs(np.log(one[1]))))
+        least = min(left for _, _, left in each)
+        found = min((one for one in each if one[2] <= least + ALIKE), key=lambda one: abs(np.log(one[1])))
         before = float(np.median(np.abs(logs)))
         out.append(Suspect(told, len(rows), int(outside.sum()), found[0], found[1], before, found[2]))
     return out
