@@ -40,6 +40,15 @@ def most_of(stretches: Sequence[Stretch], rows: Ints) -> Stretch:
     return max(stretches, key=lambda each: len(each.of(rows)))
 
 
+def stretch_notes(stretches: Sequence[Stretch], requests: int) -> list[str]:
+    """Of a load of so many that is too long to be replayed at the ends of steps' intervals."""
+    replayed = stretches[0].end - stretches[0].first
+    if replayed == requests:
+        return []
+    others = "" if len(stretches) == 1 else "; of a service that has hardly any among them, of those around its own"
+    return [f"80 % intervals are those of the busiest {replayed:,} requests, as far from what all of them see{others}"]
+
+
 @dataclass(frozen=True)
 class Seen:
     """``value``: of all requests, steps as predicted; ``ends``: of those that were replayed at the ends too."""

@@ -20,7 +20,7 @@ from planner.contract.workload.slo import Bound, Slo
 from planner.replay import document as simulated
 from planner.replay.bursts import burst_notes
 from planner.replay.cache_transfer import exposed_transfer_ms
-from planner.replay.ends import Seen, Stretch, interval, most_of
+from planner.replay.ends import Seen, Stretch, interval, most_of, stretch_notes
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
 from planner.replay.loads import drawn_load, requested_load
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
@@ -230,7 +230,7 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
             *_load_warnings(running, described, len(counted)),
             *burst_notes(value.requests, load, len(load) - len(counted)),
             *_slow_end_warnings(busiest.fleets),
-            *_stretch_notes(stretches, load),
+            *stretch_notes(stretches, len(load)),
         ),
         cost_model_version=cost.version,
         pack_hash=cost.store.manifest.content_hash,
@@ -246,16 +246,6 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
 
 def _kept(requests: Outcome, slo: Slo) -> int:
     return int(requests.within(_limits(slo)).sum())
-
-
-def _stretch_notes(stretches: Sequence[Stretch], load: Requests) -> list[str]:
-    """Of a load that is too long to be replayed at the ends of steps' intervals."""
-    busiest = stretches[0]
-    replayed = busiest.end - busiest.first
-    if replayed == len(load):
-        return []
-    others = "" if len(stretches) == 1 else "; of a service that has hardly any among them, of those around its own"
-    return [f"80 % intervals are those of the busiest {replayed:,} requests, as far from what all of them see{others}"]
 
 
 def _limits(slo: Slo) -> dict[Metric, float]:
