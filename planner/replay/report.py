@@ -56,8 +56,7 @@ def simulate(
     keep_watts: Callable[[Floats], None] | None = None,
 ) -> simulated.SimulationReport:
     """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`; ``keep`` is given every
-    request's times, steps as predicted (of a service that is named, those of its own), ``keep_watts`` what
-    :func:`~planner.replay.power.windows` says."""
+    request's times, steps as predicted (of a service named, its own), ``keep_watts`` what ``power.windows`` says."""
     if isinstance(request.plan, Plan) and is_scheduled(request.plan):
         found = scheduled(request, request.plan, measured, progress, keep_watts is not None)
         one = len(request.plan.decision.schedule) == 1 and request.trace is None and not request.fail
@@ -140,8 +139,7 @@ def simulate_plan(
 @dataclass(frozen=True, eq=False)
 class _Replayed:
     """A load and what became of it, steps as predicted; ``stretches``: those of it that were replayed at the ends of
-    their interval too, first the busiest. ``services``: name (None: there is one), promises, and which requests are
-    its."""
+    their interval too, the busiest first. ``services``: name (None: there is one), promises, which requests are its."""
 
     running: Running
     engines: Sequence[PlannedEngine]
