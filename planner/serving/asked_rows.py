@@ -261,6 +261,7 @@ def plain_number(name: str, text: str) -> str:
     texts as they are."""
     if name not in ("isl", "osl", "concurrency", "requests"):
         return text
+    text = re.sub(r"\s*tokens?$", "", text)
     bare = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
     value = number(bare) if bare != text or not bare.isdecimal() else None
     return str(int(value)) if value is not None and value == int(value) and abs(value) <= LARGEST else text
@@ -272,7 +273,9 @@ def _recipe(record: Mapping[str, str]) -> Recipe:
     def count(name: str) -> int | None:
         return _count(name, record[name]) if record.get(name) else None
 
-    share = record.get("gpu_memory_utilization")
+    share = record.get("gpu_memory_utilization", "")
+    if share.endswith("%") and (percent := number(share[:-1])) is not None:
+        share = f"{percent / 100:g}"
     if share and not _positive("gpu_memory_utilization", share) <= 1:
         raise InputError(f"gpu_memory_utilization: {shown(share)} is no share", "give a number above 0, at most 1")
     return Recipe(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from costmodels.operations.layouts import DEGREES
 from planner.contract.words import folded, words
 from profiles.errors import InputError, UnknownName
-from profiles.hardware import Catalogue, Gpu
+from profiles.hardware import SHIPPED, Catalogue, Gpu
 
 _COUNTED = tuple(
     re.compile(text, re.ASCII | re.IGNORECASE)
@@ -54,6 +54,14 @@ def gpu_named(text: str, catalogue: Catalogue) -> NamedGpu:
             if found is not None:
                 return found
         raise
+
+
+def gpus_counted(text: str) -> int | None:
+    """How many GPUs a name tells of that is understood; None: it does not."""
+    try:
+        return gpu_named(text, SHIPPED).count
+    except (UnknownName, InputError):
+        return None
 
 
 def _known(text: str, catalogue: Catalogue) -> NamedGpu | None:

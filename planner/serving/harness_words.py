@@ -4,7 +4,8 @@ spread by a switch."""
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+import re
+from collections.abc import Collection, Container, Mapping
 from typing import TYPE_CHECKING
 
 from planner.contract.words import folded, words
@@ -33,6 +34,26 @@ INFERENCEX = ("hw", "conc")
 """Columns by which InferenceX's own results are known: their latencies are in seconds and say no unit, and its
 clients draw lengths from 80 % of ``isl`` and ``osl`` on."""
 
+LENGTHS = (
+    "isl/osl",
+    "isl_osl",
+    "isl,osl",
+    "isl,_osl",
+    "isl_/_osl",
+    "input/output",
+    "sequence_length_(isl/osl)",
+    "seq_len",
+)
+"""Columns that hold both lengths, as tables on web pages have them."""
+
+PARALLELISM = ("parallelism", "parallel", "parallel_config", "parallel_strategy", "mapping")
+DEGREES = ("tp", "pp", "dp", "ep")
+
+_TWO = re.compile(r"\s*([0-9][0-9,.]*[kK]?)\s*[/,:|x]\s*([0-9][0-9,.]*[kK]?)\s*", re.ASCII)
+_DEGREE = re.compile(r"(TEP|DEP|TP|PP|DP|EP)[\s_=-]*([1-9][0-9]{0,3})", re.ASCII | re.IGNORECASE)
+_DEGREES_OF = {**{name: (name,) for name in DEGREES}, "tep": ("tp", "ep"), "dep": ("dp", "ep")}
+"""TEP and DEP: attention tensor or data parallel, experts shared out over as many."""
+
 BATCH = "batch_size"
 """Column of AIConfigurator's samples and of tables made by hand: requests at once in each attention replica."""
 
@@ -58,10 +79,25 @@ def load_told(columns: Container[str]) -> bool:
     return any(name in columns for name in ("workload", "concurrency", "rate", BATCH))
 
 
-def lengths_told(columns: Container[str]) -> bool:
+def lengths_told(columns: Collection[str]) -> bool:
     """Whether ``columns`` say how long requests are, as totals or plainly."""
-    plain = all(name in columns for name in TOTALS)
+    plain = all(name in columns for name in TOTALS) or any(folded(str(name)) in LENGTHS for name in columns)
     return plain or (ANSWERED in columns and all(n in columns or total in columns for n, total in TOTALS.items()))
+
+
+def in_one_cell(record: Mapping[str, str]) -> dict[str, str]:
+    """``record`` with lengths and degrees that stand in one cell (``1024/8192``, ``TP4EP4``, ``DEP8``), where no other
+    says them, and without the names of degrees in their own (``TP8``)."""
+    out = dict(record)
+    for column, text in record.items():
+        if folded(column) in LENGTHS and (both := _TWO.fullmatch(text)):
+            out |= {name: both[i] for i, name in enumerate(TOTALS, 1) if not out.get(name)}
+        elif column in DEGREES and (own := _DEGREE.fullmatch(text)) and own[1].casefold() == column:
+            out[column] = own[2]
+        elif folded(column) in PARALLELISM and not any(out.get(name) for name in DEGREES):
+            for word, count in _DEGREE.findall(text):
+                out |= dict.fromkeys(_DEGREES_OF[word.casefold()], count)
+    return out
 
 
 def is_told(name: str, table: pd.DataFrame) -> bool:
@@ -79,7 +115,7 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     Raises:
         InputError: totals of no request; a switch that is neither on nor off.
     """
-    out = _users_of_replicas(as_sampled(record, notes))
+    out = _users_of_replicas(as_sampled(in_one_cell(record), notes))
     _one_load(out, notes)
     if out.get("rate", "").casefold() in ENDLESS:
         out["rate"] = ""

@@ -13,6 +13,7 @@ import pandas as pd
 
 from costmodels.estimates import Floats
 from planner.contract.words import cell, columns_meant, words
+from planner.serving.gpu_words import gpus_counted
 from planner.serving.harness_words import INFERENCEX
 from profiles.errors import InputError
 from profiles.values import number, shown
@@ -150,8 +151,8 @@ def _one(quantity: str, columns: list[tuple[str, Floats]]) -> Floats:
 
 
 def _gpus(table: pd.DataFrame) -> Floats:
-    """GPUs of the engine of each row: the product of its degrees, else as many as it has; NaN where neither says."""
-    meant = columns_meant(table.columns, ("tp", "pp", "dp", "num_gpus"))
+    """GPUs of the engine of each row: the product of its degrees, else as many as it has; one where neither says."""
+    meant = columns_meant(table.columns, ("tp", "pp", "dp", "num_gpus", "gpu"))
     named = {meant.get(str(column), str(column)): column for column in table.columns}
     out, told = np.ones(len(table)), np.zeros(len(table), np.bool_)
     for name in ("tp", "pp", "dp"):
@@ -162,7 +163,10 @@ def _gpus(table: pd.DataFrame) -> Floats:
     if "num_gpus" in named:
         counts = np.array([number(cell(str(text))) or np.nan for text in table[named["num_gpus"]]], np.float64)
         out, told = np.where(told, out, counts), told | np.isfinite(counts)
-    return np.where(told, out, np.nan)
+    if "gpu" in named:
+        counts = np.array([gpus_counted(str(text)) or np.nan for text in table[named["gpu"]]], np.float64)
+        out, told = np.where(told, out, counts), told | np.isfinite(counts)
+    return np.where(told, out, 1.0)  # of one GPU, as it is predicted
 
 
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.ASCII)

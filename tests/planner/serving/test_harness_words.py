@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from planner.serving.dates import day_stamped
-from planner.serving.harness_words import in_our_terms
+from planner.serving.harness_words import in_one_cell, in_our_terms
 from planner.serving.measured.columns import measured_columns, quantity_of
 from planner.serving.prediction_table import predict
 from profiles.errors import InputError
@@ -304,3 +304,30 @@ def test_a_measured_rate_beyond_what_an_engine_serves_is_that_of_a_full_one() ->
     assert float(ran["output_tokens_per_s_per_gpu"]) == pytest.approx(
         float(full["output_tokens_per_s_per_gpu"]), rel=0.1
     )
+
+
+@pytest.mark.parametrize(
+    ("record", "meant"),
+    [
+        ({"ISL/OSL": "1024/8192"}, {"isl": "1024", "osl": "8192"}),
+        ({"Sequence Length (ISL/OSL)": "1,000 / 1k"}, {"isl": "1,000", "osl": "1k"}),
+        ({"ISL/OSL": "1024/8192", "isl": "7"}, {"isl": "7", "osl": "8192"}),
+        ({"parallelism": "TP4EP4"}, {"tp": "4", "ep": "4"}),
+        ({"Parallelism": "DEP8"}, {"dp": "8", "ep": "8"}),
+        ({"mapping": "TEP8, PP2"}, {"tp": "8", "ep": "8", "pp": "2"}),
+        ({"tp": "TP8"}, {"tp": "8"}),
+        ({"tp": "EP8"}, {"tp": "EP8"}),
+        ({"parallelism": "TP4", "tp": "2"}, {"tp": "2"}),
+    ],
+)
+def test_lengths_and_degrees_may_stand_in_one_cell(record: dict[str, str], meant: dict[str, str]) -> None:
+    assert in_one_cell(record) == {**record, **meant}
+
+
+def test_such_cells_are_predicted() -> None:
+    run = {"model": "Qwen/Qwen3-32B", "gpu": "H200", "framework": "vllm", "concurrency": "4"}
+    plain = answered({**run, "tp": "4", "isl": "1024", "osl": "512", "gpu_memory_utilization": "0.9"})
+    said = answered({**run, "parallelism": "TP4", "ISL/OSL": "1024/512", "gpu_memory_utilization": "90%"})
+    assert plain["error"] == said["error"] == ""
+    assert plain["ttft_ms_mean"] == said["ttft_ms_mean"]
+    assert answered({**run, "tp": "4", "isl": "1024 tokens", "osl": "512"})["ttft_ms_mean"] == plain["ttft_ms_mean"]

@@ -197,15 +197,16 @@ def test_two_columns_of_one_quantity_fill_each_other() -> None:
 def test_what_all_gpus_put_out_is_divided_by_them() -> None:
     table = pd.DataFrame(
         {
-            "tensor_parallel_size": ["2", "", ""],
-            "num_gpus": ["", "4", ""],
-            "output_throughput": ["100", "100", "100"],
-            "avg_power_watts": ["1000", "1000", "1000"],
+            "tensor_parallel_size": ["2", "", "", ""],
+            "num_gpus": ["", "4", "", ""],
+            "gpu": ["H100", "H100", "8xH100", "H100"],
+            "output_throughput": ["100", "100", "100", "100"],
+            "avg_power_watts": ["1000", "1000", "1000", "1000"],
         }
     )
     truth = measured_columns(table).values
-    np.testing.assert_array_equal(truth["output_tokens_per_s_per_gpu"], [50, 25, np.nan])
-    np.testing.assert_array_equal(truth["watts_per_gpu"], [500, 250, np.nan])
+    np.testing.assert_array_equal(truth["output_tokens_per_s_per_gpu"], [50, 25, 12.5, 100])
+    np.testing.assert_array_equal(truth["watts_per_gpu"], [500, 250, 125, 1000])
     plain = measured_columns(pd.DataFrame({"output tok/s/GPU": ["7"], "Output Throughput (tok/s)": ["9"]})).values
     assert plain["output_tokens_per_s_per_gpu"].tolist() == [7]
 
