@@ -338,13 +338,17 @@ def _sampling(text: str) -> str:
     return text.casefold()
 
 
+_CONTAINER = re.compile(r"(?:\S*:)?(?:20)?(2[3-9])\.(0[1-9]|1[0-2])(?:[-.]\S*)?", re.ASCII)
+"""Tags of NVIDIA's containers: the month of the release in them (``nvcr.io/nvidia/vllm:25.10-py3``)."""
+
 _VERSIONED = re.compile(r"(.*?[a-z])[\s_:=-]+(v?\d+\.\d+\S*)", re.ASCII | re.IGNORECASE)
 
 
 def with_release(record: Mapping[str, str]) -> dict[str, str]:
     """``record`` with the release that stands behind the framework's name (``vLLM v0.11.0``) where no column says it,
-    and without remarks there (``TensorRT-LLM (PyTorch)``)."""
-    out = {**record, "framework": re.sub(_REMARK, "", record["framework"]).strip() or record["framework"]}
+    and without remarks there and on precisions (``TensorRT-LLM (PyTorch)``, ``FP8 (E4M3)``)."""
+    remarked = {name: text for name in ("framework", "precision") if (text := record.get(name))}
+    out = dict(record) | {name: re.sub(_REMARK, "", text).strip() or text for name, text in remarked.items()}
     if told := _VERSIONED.fullmatch(out["framework"]):
         out["framework"] = told[1]
         out["version"] = out.get("version") or told[2]
@@ -355,6 +359,10 @@ def release_asked(record: Mapping[str, str]) -> str:
     """The framework with the release that the row asks for: after an @, else by its version, else by its date. A build
     whose name tells no release (``gpt-oss-dev``) is of its date, where there is one."""
     version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
+    if re.fullmatch("v[01]", version, re.IGNORECASE):  # vLLM's engine, of either release
+        version = ""
+    if month := _CONTAINER.fullmatch(version):
+        version = f"20{month[1]}-{month[2]}"
     name, date = record["framework"], record.get("date")
     asked = version if version and (tells_release(version) or not date) else date and day_stamped(date)
     return f"{name}@{asked}" if asked and "@" not in name else name

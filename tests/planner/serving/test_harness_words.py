@@ -228,6 +228,19 @@ def test_a_release_may_stand_behind_the_framework() -> None:
     assert answered({**run, "framework": "vllm (CUDA)", "version": "0.16.0"})["release"] == "0.16.0"
 
 
+@pytest.mark.parametrize("version", ["25.12-py3", "nvcr.io/nvidia/vllm:25.12-py3", "2025.12", "25.12"])
+def test_a_tag_of_nvidias_containers_is_a_month(version: str) -> None:
+    run = {name: value for name, value in VLLM.items() if name != "date"}
+    assert answered({**run, "version": version})["release"] == answered({**run, "date": "2025-12"})["release"]
+    assert answered({**run, "version": "0.12.0"})["release"] == "0.12.0"
+    assert answered({**VLLM, "version": "V1"})["release"] == answered(VLLM)["release"]
+
+
+def test_remarks_on_a_precision_are_not_read() -> None:
+    plain, told = (answered({**VLLM, "precision": word}) for word in ("fp8", "FP8 (E4M3)"))
+    assert told["error"] == "" != plain["tpot_ms_p50"] == told["tpot_ms_p50"]
+
+
 def test_engines_apart_are_no_one_configuration_and_unused_degrees_are_zero() -> None:
     assert "prefill and decode engines apart" in answered({**VLLM, "mode": "disagg"})["error"]
     assert answered({**VLLM, "dp": "0", "ep": "0"})["error"] == ""
