@@ -10,6 +10,7 @@ passed in; nothing described is kept in the module. The functions of this module
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -264,6 +265,7 @@ class Catalogue:
         alone = [node.gpu for node in _called(name, self.nodes().values()) if systems or node.gpus == 1]
         if not found and alone:
             return self.gpus()[alone[0]]
+        found = found or _described(name, self.gpus().values())
         return found[0] if found else _find(field, name, self.gpus())
 
     def candidates(self, name: str) -> list[Gpu]:
@@ -349,6 +351,36 @@ def _called(name: str, facts: Iterable[F]) -> list[F]:
     """Those of ``facts`` that are called so, whatever its case, spaces, dashes and other marks."""
     wanted = _fold(name)
     return [fact for fact in facts if wanted in _folded((fact.name, *fact.aliases))]
+
+
+_MAKERS = frozenset(("nvidia", "amd", "instinct", "tesla", "geforce", "dgx", "hgx"))
+_MEMORY = re.compile(r"(\d+)g(?:b|ib)?|hbm\d\w*|gddr\d\w*", re.ASCII)
+_LABELLED = (0.98, 1.1)
+"""Bytes of a GPU's memory ÷ those that its label says: drivers count GiB, and some labels too."""
+
+
+def _described(name: str, gpus: Iterable[Gpu]) -> list[Gpu]:
+    """The type whose name has the words of ``name`` in any order, but for its maker and for how much memory it has,
+    which must be what it has (``AMD MI355X``, ``A100 80GB SXM4``, ``NVIDIA B200 180GB``): one, or none."""
+    said = _words_of(name) - _MAKERS
+    wanted = _without_memory(said)
+    sizes = [int(size[1]) * 1e9 for word in said if (size := _MEMORY.fullmatch(word)) and size[1]]
+    found = []
+    for gpu in gpus if wanted else ():
+        known = [_words_of(each) - _MAKERS for each in (gpu.name, *gpu.aliases)]
+        fits = all(_LABELLED[0] <= gpu.memory_bytes / size <= _LABELLED[1] for size in sizes)
+        if said in known or (sizes and fits and wanted in map(_without_memory, known)):
+            found.append(gpu)
+    return found if len(found) == 1 else []
+
+
+def _without_memory(words: frozenset[str]) -> frozenset[str]:
+    return frozenset(word for word in words if not _MEMORY.fullmatch(word))
+
+
+@cache
+def _words_of(name: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", name.casefold()))
 
 
 @cache

@@ -18,6 +18,9 @@ from profiles.files import MIB, Source
 from profiles.markup import Malformed, read_json, strict_json
 from profiles.values import number, shown
 
+SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+"""Ends of files that spreadsheets write in their own formats."""
+
 _FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
 
@@ -99,12 +102,17 @@ def read_parts(source: Source, **options: Any) -> Iterator[Iterator[pd.DataFrame
     Raises:
         InputError (or ``source.error``): as :func:`read_table`.
     """
+    if source.path.suffix.casefold() in SHEETS:
+        raise source.wrong("is a spreadsheet, not a CSV", "save the sheet as CSV in UTF-8")
     try:
         with source.opened() as stream:
-            _check_header(source, stream.readline(2**20))
+            line = stream.readline(2**20)
+            separator = _separator(source.decoded(line, 1))
+            _check_header(source, line, separator)
             stream.seek(0)
-            with pd.read_csv(stream, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options) as parts:
-                yield parts
+            as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+            with pd.read_csv(stream, sep=separator, **as_text, **options) as parts:
+                yield parts if separator != SEMICOLON else map(_with_points, parts)
     except pd.errors.EmptyDataError as error:
         raise source.wrong("is empty") from error
     except UnicodeDecodeError as error:
@@ -113,9 +121,31 @@ def read_parts(source: Source, **options: Any) -> Iterator[Iterator[pd.DataFrame
         raise _refused(source, str(error)) from error
 
 
-def _check_header(source: Source, line: bytes) -> None:
+SEMICOLON = ";"
+_DECIMAL_COMMA = re.compile(r"-?[0-9]{1,3}(?:\.?[0-9]{3})*,[0-9]+", re.ASCII)
+_WITH_COMMA = re.compile(rf"{_DECIMAL_COMMA.pattern}|-?[0-9]{{1,3}}(?:\.[0-9]{{3}})+", re.ASCII)
+
+
+def _separator(header: str) -> str:
+    """What stands between the names of a header: a comma, unless none does and they are parted otherwise."""
+    return next((each for each in (SEMICOLON, "\t") if each in header and "," not in header), ",")
+
+
+def _with_points(part: pd.DataFrame) -> pd.DataFrame:
+    """Numbers as spreadsheets write them that part cells by semicolons (``1.024``, ``12,5``), with a point for the
+    comma; where no number has one, points stay."""
+    if not part.map(_DECIMAL_COMMA.fullmatch).any(axis=None):
+        return part
+
+    def plain(cell: str) -> str:
+        return cell.replace(".", "").replace(",", ".") if _WITH_COMMA.fullmatch(cell) else cell
+
+    return part.map(plain)
+
+
+def _check_header(source: Source, line: bytes, separator: str = ",") -> None:
     """pandas renames a column that is given twice, silently."""
-    names = [name.strip() for name in next(csv.reader(io.StringIO(source.decoded(line, 1))), [])]
+    names = [name.strip() for name in next(csv.reader(io.StringIO(source.decoded(line, 1)), delimiter=separator), [])]
     twice = [name for i, name in enumerate(names) if name and name in names[:i]]
     if twice:
         raise source.wrong(f"line 1: column {shown(twice[0])} is given twice", "give each column once")

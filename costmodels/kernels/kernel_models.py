@@ -14,7 +14,8 @@ from costmodels.arrays import Rowwise
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels import forest as forests
 from costmodels.kernels.features import base_us, matrix
-from costmodels.kernels.row_sources import sources_of
+from costmodels.kernels.row_sources import sources_of, tunes_at_start
+from costmodels.kernels.sound_rows import Curves, as_tuned, spoiled
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES, Columns, Hardware
@@ -54,11 +55,6 @@ POORER = 0.75
 """Of the ratio of arithmetic to bandwidth that a measured GPU of the same generation has: below, ratios to its roofline
 do not carry over, since what is launch or memory there is arithmetic here (H20: a seventh of H100's)."""
 
-SPOILED = 1.3
-"""Times the slower of the next two sizes, that a product was disturbed from on: 0.3 % of TensorRT-LLM's rows, 0.8 % of
-vLLM's (5 % in fp8 on B200: half of those of one row) and 1.5 % of SGLang's, up to three times as long. Chosen on the
-rows themselves."""
-
 EXTRAPOLATION = 0.35
 """Interval widening (log, per doubling) beyond the measured range of a column."""
 
@@ -85,25 +81,6 @@ def coded(operation: str, table: pd.DataFrame | Measured) -> dict[str, NDArray[n
     return out
 
 
-def spoiled(table: Measured) -> NDArray[np.bool_]:
-    """Which products took so much longer than those of the next two numbers of rows by the same matrix that they were
-    disturbed: with less to do nothing is slower, and an engine could pad; [n]. The last two of a matrix have none."""
-    codes = texts(table, "dtype").codes
-    shape = [codes, *(np.asarray(table[name], np.int64) for name in ("n", "k"))]
-    order = np.lexsort((np.asarray(table["m"], np.int64), *shape[::-1]))
-    latency = np.asarray(table["latency_us"], np.float64)[order]
-    more = np.zeros(len(order))
-    alone = np.ones(len(order), dtype=bool)
-    alone[:-2] = False
-    for ahead in (1, 2):
-        more[:-ahead] = np.maximum(more[:-ahead], latency[ahead:])
-    for column in shape:
-        alone[:-2] |= column[order][:-2] != column[order][2:]
-    out = np.zeros(len(order), dtype=bool)
-    out[order] = ~alone & (latency > SPOILED * more)
-    return out
-
-
 def load_rows(
     store: ProfileStore,
     operation: str,
@@ -114,7 +91,8 @@ def load_rows(
 ) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
     stand-in's; none that were measured in the boxes ``left_out``, or that are listed as wrong. Of one ``gpu``, whose
-    rows answer as they are, none that :func:`spoiled` finds (of thousands, a forest makes little of them)."""
+    rows answer as they are, none that :func:`spoiled` finds (of thousands, a forest makes little of them), and experts
+    of engines that tune their kernels when they start :func:`as_tuned`."""
     order = sources_of(framework)
     kernel = families().kernel(operation)
     excluded = exclusions(store.manifest.name, operation)
@@ -137,11 +115,15 @@ def load_rows(
         gpu_index = texts(table, "gpu").positions(hardware.names)
         blocks = _hash([gpu_index, columns["dtype"], *([columns["kind"]] if "kind" in columns else [])])
         new = np.flatnonzero(~np.isin(blocks, seen))
+        shapes = {name: values[new] for name, values in columns.items()}
+        latency = np.asarray(table["latency_us"], dtype=np.float64)[new]
+        if operation == "moe" and gpu is not None and tunes_at_start(row_source):
+            latency = as_tuned(shapes, latency)
         parts.append(
             Rows(
-                {name: values[new] for name, values in columns.items()},
+                shapes,
                 gpu_index[new],
-                np.asarray(table["latency_us"], dtype=np.float64)[new],
+                latency,
                 np.full(len(new), position, np.int8),
             )
         )
@@ -303,12 +285,20 @@ class KernelModel:
         self._unseen_spread = unseen_spread
         self._relative = relative
         self._exact_keys, self._exact_us = self._index(rows)
+        self._curves = self._curves_of(rows)
         self._ranges = ranges(self.kernel, rows.columns)
 
     def _index(self, rows: Rows) -> tuple[NDArray[np.uint64], Floats]:
         keys = question_keys(self.operation, rows.columns)
         order = np.argsort(keys, kind="stable")
         return keys[order], rows.latency_us[order]
+
+    def _curves_of(self, rows: Rows) -> Curves | None:
+        along = self.kernel.along
+        return Curves(self._curve_keys(rows.columns), rows.columns[along], rows.latency_us) if along else None
+
+    def _curve_keys(self, columns: Columns) -> NDArray[np.uint64]:
+        return _hash([np.asarray(columns[name]) for name in self.kernel.columns if name != self.kernel.along])
 
     @property
     def has_forest(self) -> bool:
@@ -325,6 +315,8 @@ class KernelModel:
             value, down, up, known, doublings = base, none, none, np.zeros(n, bool), none
         else:
             value, down, up, known = self._forest(q, gpu, base)
+            if self._curves is not None:
+                value = self._curves.between(self._curve_keys(q), q[self.kernel.along], value)
             if self._relative is not None:
                 near = self._relative.answer(q)
                 value = np.where(near.found, near.exact, near.value) + SATURATED * np.maximum(bound - near.bound, 0.0)

@@ -20,7 +20,7 @@ import profiles.boxes
 import profiles.columns
 import profiles.exclusions
 import profiles.store
-from costmodels.kernels import kernel_models
+from costmodels.kernels import kernel_models, sound_rows
 from costmodels.kernels.forest import Forest, Neighbours
 from costmodels.kernels.kernel_models import Fitted, Rows
 from costmodels.kernels.trees import Trees
@@ -80,7 +80,7 @@ def read_fitted(folder: Path, gpu: str, *, has_rows: bool) -> Fitted | None:
 @cache
 def _reading() -> str:
     """The code that chooses and codes rows, and the codes: rows that another code read are not used."""
-    parts = (kernel_models, profiles.boxes, profiles.columns, profiles.exclusions, profiles.store)
+    parts = (kernel_models, sound_rows, profiles.boxes, profiles.columns, profiles.exclusions, profiles.store)
     operations = sorted(Path(costmodels.operations.__path__[0]).glob("*.py"))
     sources = [*(Path(part.__file__) for part in parts if part.__file__), *operations]
     return hashlib.sha256(repr(CODES).encode() + b"".join(source.read_bytes() for source in sources)).hexdigest()

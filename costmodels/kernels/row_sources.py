@@ -17,7 +17,11 @@ def _document() -> dict[str, Any]:
             for entry in document["same_kernels"]
             for dtype in entry["dtypes"]
         )
-        return {"stand_ins": tuple(document["stand_ins"]), "same": same}
+        return {
+            "stand_ins": tuple(document["stand_ins"]),
+            "same": same,
+            "tuned": frozenset(entry["row_source"] for entry in document["tuned_at_start"]),
+        }
 
     return shipped(Path(__file__).parent / "row_sources.yaml", parse)
 
@@ -30,3 +34,8 @@ def sources_of(framework: str) -> tuple[str, ...]:
 def same_kernels(framework: str, row_source: str, operation: str, dtype: str) -> bool:
     """Whether rows of ``row_source`` time the kernels that ``framework`` itself runs."""
     return row_source == framework or (row_source, operation, dtype) in _document()["same"]
+
+
+def tunes_at_start(row_source: str) -> bool:
+    """Whether its engines time the kernels of experts when they start, and run the fastest of each size."""
+    return row_source in _document()["tuned"]

@@ -3,6 +3,7 @@ layers that are known to be the same."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,13 +25,18 @@ class Reading:
     context: int | None = None
 
 
+def own_cache(model: str) -> str | None:
+    """The precision in which checkpoints called like ``model`` ask for their cache; None: nobody knows that they do."""
+    return next((each["precision"] for each in _facts()["caches"] if re.match(each["names"], model)), None)
+
+
 @cache
 def _facts() -> Mapping[str, Any]:
     return shipped(
         _FILE,
         lambda document: (
-            {key: document[key] for key in ("organizations", "tunings", "formats")}
-            | {"relatives": {name.casefold(): entry for name, entry in document["relatives"].items()}}
+            {key: document[key] for key in ("organizations", "tunings", "formats", "caches")}
+            | {key: {name.casefold(): entry for name, entry in document[key].items()} for key in ("relatives", "short")}
         ),
     )
 
@@ -38,19 +44,23 @@ def _facts() -> Mapping[str, Any]:
 def readings(model: str) -> Iterator[Reading]:
     """Every name that ``model`` may stand for, the most literal first; ``model`` itself is not among them."""
     organization, _, bare = model.strip().replace(" ", "-").rpartition("/")
-    stems = [(bare, None)]
+    stems: list[tuple[str, str | None]] = [(bare, None)]
     for suffix, entry in _facts()["formats"].items():
         if bare.casefold().endswith(suffix.casefold()):
             precision = entry.get("of", {}).get(organization, entry["precision"])
             stems.append((bare[: -len(suffix)], precision))
+    habit = len(stems) > 1 and organization and organization.casefold() not in _facts()["organizations"]
     for stem, precision in stems:
+        if not organization and (of := _facts()["short"].get(stem.casefold())):
+            yield Reading(of, precision)
         for name in (stem, *_bases(stem)):
             if entry := _facts()["relatives"].get(name.casefold()):
                 yield Reading(entry["of"], precision, entry.get("context"))
                 break
         for name in (stem, *_tunings(stem)):
             for full in _organizations(organization, name):
-                if full != model:
+                # an organisation that quantizes another's model may not do it as that one does
+                if full != model and not (habit and precision is None and "/" not in full):
                     yield Reading(full, precision)
 
 
@@ -77,3 +87,24 @@ def _organizations(organization: str, name: str) -> Iterator[str]:
         yield name if other is None else f"{other}/{name}"
     # quantized copies are published by others than who trained the model
     yield name
+
+
+_ACTIVE = re.compile(r"-A\d+(?:\.\d+)?B(?=-|$)", re.IGNORECASE)
+_VERSION_OR_MAKER = re.compile(r"^meta-|v(?=\d)", re.IGNORECASE)
+
+
+def folded(name: str) -> str:
+    """A bare name as it is compared where nobody spells it as its publisher: letters and digits alone, and neither its
+    maker nor the ``v`` of a version."""
+    bare = name.strip().replace(" ", "-").replace("_", "-").rpartition("/")[2].casefold()
+    return re.sub(r"[^a-z0-9]", "", re.sub(_VERSION_OR_MAKER, "", bare))
+
+
+def spellings(name: str) -> Iterator[tuple[int, str]]:
+    """What people may call a shipped checkpoint ``name``, folded, with how much of it they leave out: nothing, how it
+    was tuned, how many parameters are active, both."""
+    bare = name.rpartition("/")[2]
+    for left_out, stem in enumerate((bare, *_bases(bare)[:1])):
+        yield 2 * left_out, folded(stem)
+        if _ACTIVE.search(stem):
+            yield 2 * left_out + 1, folded(re.sub(_ACTIVE, "", stem))

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from costmodels.models.architecture import Architecture
+from costmodels.models.architecture import Architecture, CacheScheme
 from costmodels.models.huggingface import parse_config
-from costmodels.models.model_names import readings
+from costmodels.models.model_names import Reading, folded, own_cache, readings, spellings
 from costmodels.models.precision import REPUBLISHED
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import MIB, Source
@@ -75,9 +75,12 @@ def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
 
 def _understood(model: str) -> Architecture | None:
     """The architecture of a bundled relative of ``model``: same layers, the precision that its name says."""
-    names = _index()
-    for reading in readings(model):
-        found = names.get(reading.name.casefold())
+    return _read_as(model, _index().get) or _read_as(model, _loose)
+
+
+def _read_as(model: str, find: Callable[[str], tuple[str, Path] | None]) -> Architecture | None:
+    for reading in (Reading(model), *readings(model)):
+        found = find(reading.name.casefold())
         if found is None:
             continue
         relative = _bundled(*found)
@@ -89,10 +92,13 @@ def _understood(model: str) -> Architecture | None:
             relative = dataclasses.replace(relative, max_context_tokens=reading.context)
         if reading.precision is None:
             return dataclasses.replace(relative, name=model, notes=(*relative.notes, note))
+        if reading.precision in (relative.weight_precision, _WORDS.get(relative.weight_precision)):  # as published
+            return dataclasses.replace(relative, name=model, notes=(*relative.notes, note))
         finer = relative.weight_precision == "fp8_block" and reading.precision in ("mxfp4", "nvfp4", "int4")
         again = (relative.weight_precision, reading.precision) in REPUBLISHED
-        if relative.weight_precision not in ("bf16", "fp16", "fp32") and not finer and not again:
+        if not {relative.weight_precision, reading.precision} & WIDE and not finer and not again:
             continue  # quantized again: nothing that the name tells
+        kept = own_cache(model)
         layers = f"what that has in {relative.weight_precision}" if again else "every linear layer"
         note += f", {layers} in {reading.precision} as its name says; which layers it leaves in 16 bits "
         note += "only its own config.json tells"
@@ -101,10 +107,32 @@ def _understood(model: str) -> Architecture | None:
             name=model,
             weight_precision=reading.precision,
             exceptions=relative.exceptions if again else (),
-            cache_scheme=None,
+            cache_scheme=CacheScheme("modelopt", kept) if kept else None,
             notes=(*relative.notes, note),
         )
     return None
+
+
+WIDE = frozenset(("bf16", "fp16", "fp32"))
+
+_WORDS = {"fp8_block": "fp8", "mxfp4": "nvfp4"}
+"""How checkpoints are published → the word by which names say so."""
+
+
+def _loose(name: str) -> tuple[str, Path] | None:
+    """What is shipped under a name that is spelled otherwise (``gptoss120b``, ``Qwen3 235B``, ``LLaMA v3.3 70B``)."""
+    return _spelled().get(folded(name))
+
+
+@cache
+def _spelled() -> Mapping[str, tuple[str, Path]]:
+    """Folded spelling → the checkpoint that it leaves out least of; of several alike the one with the shortest name."""
+    nearest: dict[str, tuple[int, int, str, Path]] = {}
+    for name, path in sorted(_index().values()):
+        for left_out, spelling in spellings(name):
+            entry = left_out, len(name), name, path
+            nearest[spelling] = min(nearest.get(spelling, entry), entry)
+    return {spelling: (name, path) for spelling, (_, _, name, path) in nearest.items()}
 
 
 def _existing(model: str) -> Path | None:

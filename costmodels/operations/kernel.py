@@ -44,6 +44,7 @@ class Kernel:
         near: columns (with their scale) that say which measured rows are neighbours of a question.
         alike: columns that must be equal for two rows to be neighbours at all (beside the GPU and the precision): a
             question without such rows is one about an unseen GPU or model.
+        along: the column along which rows measured alike bound what lies between them; "": none.
         leaf_rows: least of a leaf: smooth operations do as well with larger ones, in half the memory.
         one_precision: where the precision is not part of the question.
         figures_of: the operation whose error figures (``unseen_gpu.yaml``, ``few_shot.yaml``) hold for this one, until
@@ -59,6 +60,7 @@ class Kernel:
     range: tuple[str, ...]
     near: Mapping[str, float]
     alike: tuple[str, ...] = ()
+    along: str = ""
     leaf_rows: int = 3
     one_precision: OnePrecision | None = None
     figures_of: str = ""

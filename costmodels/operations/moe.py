@@ -73,6 +73,7 @@ MOE = Kernel(
     range=("tokens", "hidden", "intermediate", "experts"),
     near={"tokens": 4.0, "moe_tp": 1.0, "moe_ep": 1.0, "routing": 1.0},
     alike=("hidden", "intermediate", "top_k", "experts", "gated"),
+    along="tokens",
     leaf_rows=4,
 )
 

@@ -20,8 +20,8 @@ from costmodels.serving.frameworks.calibration import Effects
 from costmodels.serving.frameworks.framework import find_framework
 from planner.calibrate.worse import worse
 from planner.contract.words import cell
-from planner.serving.asked_rows import day_stamped
 from planner.serving.campaigns import WHO
+from planner.serving.dates import day_stamped
 from planner.serving.measured.columns import Measured, measured_columns
 from planner.serving.prediction_table import added_columns, predict
 from profiles.errors import InputError

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from costmodels.estimates import SIGMAS, Estimates
+from costmodels.estimates import SIGMAS, Estimates, Ints
 from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.capacity import capacity_rps, meets, requests_needed
 from costmodels.serving.simulator.events import Limit
@@ -46,6 +46,15 @@ FIRST_TOKEN_S, NEXT_TOKENS_S = 1.0, 0.025
 """Of a request, for the first rate at which so many users may be in flight."""
 
 
+@dataclass(frozen=True, eq=False)
+class PromisedPart:
+    """Requests that keep promises together: of which service of several (None: there is one), and which they are."""
+
+    service: str | None
+    slo: Slo
+    rows: Ints
+
+
 @dataclass(frozen=True)
 class ReplayedFleet:
     """A document's engines, ready to be replayed."""
@@ -57,6 +66,11 @@ class ReplayedFleet:
     @property
     def slo(self) -> Slo:
         return self.running.slo
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """What they cost while they carry what is asked here."""
+        return self.running.deployment.usd_per_hour
 
     @property
     def disaggregated(self) -> bool:
@@ -152,11 +166,20 @@ class ReplayedFleet:
             value = low
         return Interval(value=value, low=min(most.low, value), high=max(most.high, value))
 
+    def parts(self, requests: int) -> list[PromisedPart]:
+        """Of so many requests, what promises which keep together."""
+        return [PromisedPart(None, self.slo, np.arange(requests))]
+
     def _kept(self, rate_rps: float, end: End, requests: int | None = FEWEST) -> bool:
         fleet = self.at(rate_rps, (end,), requests)[end]
-        outcome = fleet.requests.take(warm_up(fleet.requests))
-        limits = [Limit(b.metric, b.percentile / 100, b.limit_ms * 1e3) for b in self.slo.bounds]
-        return _keeps_up(fleet) and meets(outcome, limits)
+        counted = warm_up(fleet.requests)
+        return _keeps_up(fleet) and all(
+            meets(
+                fleet.requests.take(np.intersect1d(part.rows, counted)),
+                [Limit(b.metric, b.percentile / 100, b.limit_ms * 1e3) for b in part.slo.bounds],
+            )
+            for part in self.parts(len(fleet.requests))
+        )
 
     def within(self, most_rps: float) -> float:
         """A rate at which what carries ``most_rps`` keeps its promises in another draw, too: below it by the error of

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from costmodels.estimates import Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.serving.simulator.outcome import Outcome
 from costmodels.serving.simulator.step_table import End
@@ -13,7 +16,9 @@ from planner.compare.contenders import Contender, Progress, contender, plan_inst
 from planner.compare.document import Comparison, PromiseSeen, Side, parse_comparison
 from planner.compare.order import ordered
 from planner.compare.request import ComparisonRequest
+from planner.compare.schedules import ComparedLoad
 from planner.contract.deployment import DeploymentDocument
+from planner.contract.fleet import ServiceUnderstood
 from planner.contract.provenance import Provenance, provenance_fields, unmeasured
 from planner.contract.published import validated
 from planner.contract.quantities import Interval
@@ -23,7 +28,7 @@ from planner.replay.gateway import FleetOutcome, warm_up
 from planner.replay.report import notes_of
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.contradictions import check_plan
-from planner.serving.document.opening import framework_of, model_of, running_of
+from planner.serving.document.opening import check_one_load, framework_of, model_of, running_of
 from planner.serving.document.plan import Plan
 from planner.serving.report.prediction import confidence
 from profiles.descriptions import catalogue_with
@@ -41,8 +46,17 @@ def compare(
         Infeasible, LimitReached: of one document alone, where no plan keeps the promises on its GPUs.
     """
     documents, names = list(request.documents), list(request.called)
+    if services := _several(documents):
+        said = ", ".join(service.name for service in services)
+        for name in ("workload", "slo"):
+            if getattr(request, name) is not None:
+                raise InputError(
+                    f"{name}: has no effect on fleets of several services ({said}), which have their own",
+                    "leave it out; the load is that of the first fleet",
+                )
     work, slo = _asked(request)
     if len(documents) == 1:
+        check_one_load(documents[0], "documents", "give two fleets, which are compared with each other")
         documents.append(plan_instead(documents[0], work, slo, measured, progress))
         names.append("a new plan")
     return compared(documents, names, work, slo, seed=request.seed, measured=measured, progress=progress)
@@ -64,28 +78,35 @@ def compared(
     if len(models) > 1:
         raise InputError(f"documents: are of several models: {', '.join(sorted(models))}", "compare those of one")
     catalogue = catalogue_with(store.path for store in measured)
+    load = ComparedLoad(work, slo, seed, _several(documents))
     sides: list[Contender] = []
     costs: dict[tuple[str, str], CostModel] = {}
     for document, name in zip(documents, names, strict=True):
         told(f"replaying {name}")
         if document.was_edited and isinstance(document, Plan):
             check_plan(document)
-        sides.append(contender(name, document, work, slo, seed, catalogue, measured, costs))
+        sides.append(contender(name, document, load, catalogue, measured, costs))
     carried = [None if side.fleet is None else side.fleet.carries() for side in sides]
-    rates, load = _rates(work, sides, carried)
+    rates, told_load = _rates(work, sides, carried)
     price = next((p for each in documents if isinstance(each, Plan) and (p := each.request.usd_per_kwh)), None)
     shown = [_side(side, most, rate, price) for side, most, rate in zip(sides, carried, rates, strict=True)]
     comparison = Comparison(
         model=models.pop(),
         workload=work,
         slo=slo,
-        load=load,
+        load=told_load,
         sides=tuple(shown),
         order=tuple(ordered(sides, shown)),
         seed=seed,
         provenance=_provenance(sides),
     )
     return validated(comparison, parse_comparison)
+
+
+def _several(documents: Sequence[Plan | DeploymentDocument]) -> tuple[ServiceUnderstood, ...]:
+    """The services of the first fleet that has several."""
+    fleets = (each.request.services for each in documents if isinstance(each, Plan))
+    return next((services for services in fleets if len(services) > 1), ())
 
 
 def _asked(request: ComparisonRequest) -> tuple[Workload, Slo]:
@@ -127,9 +148,11 @@ def _rates(
 def _side(side: Contender, most: Interval | None, rate_rps: float | None, usd_per_kwh: float | None) -> Side:
     """``usd_per_kwh``: of electricity, as the first plan prices it; of all sides."""
     running = running_of(side.document)
+    several = isinstance(side.document, Plan) and len(side.document.request.services) > 1
     words = tuple(
         f"{len(group.replicas)} x {group.layout.label} on {group.gpu}"
         + ("" if group.role == "aggregated" else f" ({group.role})")
+        + (f" for {group.service}" if several else "")
         for group in running.engines
     )
     common = {
@@ -153,9 +176,14 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None, usd_pe
         return Side(**common, **nothing, keeps_up=False, keeps_promises=False, promises=())  # type: ignore[arg-type]
     fleets = side.fleet.at(rate_rps)
     keeps_up = not falls_behind(fleets["value"])
-    outcomes = {end: fleet.requests.take(warm_up(fleet.requests)) for end, fleet in fleets.items()}
-    counted = {end: _counted(fleets[end], outcomes[end]) for end in ENDS}
-    promises = tuple(_promise(bound, counted) for bound in side.fleet.slo.bounds)
+    rows = {end: _counted(fleets[end]) for end in ENDS}
+    counted = {end: fleets[end].requests.take(rows[end]) for end in ENDS}
+    promises = tuple(
+        _promise(bound, mine, part.service)
+        for part in side.fleet.parts(len(fleets["value"].requests))
+        for mine in [{end: fleets[end].requests.take(np.intersect1d(part.rows, rows[end])) for end in ENDS}]
+        for bound in part.slo.bounds
+    )
     kept = keeps_up and all(each.holds for each in promises)
     most = side.fleet.agreed(most, rate_rps, kept)
     work = side.fleet.running.workload
@@ -175,7 +203,7 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None, usd_pe
         e2e_ms=_mean(counted, "e2e"),
         output_tokens_per_s=output,
         output_tokens_per_s_per_gpu=None if output is None else output.times(1 / running.gpus_used),
-        usd_per_million_output_tokens=_usd_per_million(running.usd_per_hour, output, joules, usd_per_kwh),
+        usd_per_million_output_tokens=_usd_per_million(side.fleet.usd_per_hour, output, joules, usd_per_kwh),
         joules_per_output_token=joules,
     )
 
@@ -193,15 +221,16 @@ def _usd_per_million(
     return Interval(value=gpus.value + paid.value, low=gpus.low + paid.low, high=gpus.high + paid.high)
 
 
-def _counted(fleet: FleetOutcome, outcome: Outcome) -> Outcome:
+def _counted(fleet: FleetOutcome) -> Ints:
     """The requests that count; those of an engine that does not keep up all do, for want of a level to warm up to."""
-    return fleet.requests if falls_behind(fleet) else outcome
+    return np.arange(len(fleet.requests)) if falls_behind(fleet) else warm_up(fleet.requests)
 
 
-def _promise(bound: Bound, outcomes: dict[End, Outcome]) -> PromiseSeen:
+def _promise(bound: Bound, outcomes: dict[End, Outcome], service: str | None) -> PromiseSeen:
     seen = _at(outcomes, bound.metric, bound.percentile / 100)
     holds = seen is None or (seen.value <= bound.limit_ms and bool(outcomes["value"].served.all()))
     return PromiseSeen(
+        service=service,
         metric=bound.metric,
         percentile=bound.percentile,
         limit_ms=bound.limit_ms,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from costmodels.kernels.cost_model import CostModel
 from planner.compare.carrying import ReplayedFleet
 from planner.compare.document import EngineStarts
-from planner.compare.schedules import replayed_schedule
+from planner.compare.schedules import ComparedLoad, replayed_schedule
 from planner.contract.clusters import Cluster
 from planner.contract.deployment import DeploymentDocument
 from planner.contract.workload.slo import Slo
@@ -82,16 +82,14 @@ def plan_instead(
 def contender(
     name: str,
     document: Plan | DeploymentDocument,
-    work: Workload,
-    slo: Slo,
-    seed: int,
+    load: ComparedLoad,
     catalogue: Catalogue,
     measured: Sequence[ProfileStore],
     costs: dict[tuple[str, str], CostModel],
 ) -> Contender:
     """A document, its engines' memory, and its engines ready to be replayed, where they start; ``costs`` grows."""
     scheduled = isinstance(document, Plan) and is_scheduled(document)
-    running = None if scheduled else Running.of(document, work, slo)
+    running = None if scheduled else Running.of(document, load.work, load.slo)
     starts = memory_of(document, catalogue)
     lacking = next((each for each in starts if not each.starts), None)
     if lacking is not None:
@@ -99,12 +97,12 @@ def contender(
     try:
         if running is None:
             assert isinstance(document, Plan)
-            fleet = replayed_schedule(document, work, slo, seed, measured, costs)
+            fleet = replayed_schedule(document, load, measured, costs)
             return Contender(name, document, starts, fleet, None)
         engines = planned_engines(running, measured=measured, costs=costs)
     except ShardwrightError as error:
         return Contender(name, document, starts, None, error.message)
-    return Contender(name, document, starts, ReplayedFleet(running, engines, seed), None)
+    return Contender(name, document, starts, ReplayedFleet(running, engines, load.seed), None)
 
 
 def memory_of(document: Plan | DeploymentDocument, catalogue: Catalogue) -> tuple[EngineStarts, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,15 +10,19 @@ from planner.contract.documents import Document
 from planner.contract.provenance import Provenance
 from planner.contract.published import Published, Upgrade, parse_published
 from planner.contract.quantities import Interval
+from planner.contract.sparse import Sparse
 from planner.contract.workload.slo import Metric, Slo
 from planner.contract.workload.workload import Workload
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 
-class PromiseSeen(Document):
+class PromiseSeen(Sparse):
     """One promise at the load, as simulated."""
 
+    SELDOM: ClassVar = ("service",)
+
+    service: str | None = Field(default=None, description="of several whose it is; left out where there is one")
     metric: Metric
     percentile: float
     limit_ms: float

@@ -97,6 +97,7 @@ _WAYS_OUT = {
     "osl": "give the output's length in tokens, e.g. osl=500",
     "headroom": "give a share from 0 to 10, e.g. 0.2 or 20%",
     "requests": "give a whole number of requests from 1 to 10,000,000, e.g. 5000",
+    "days": "give a number from 100 to 100,000, for example --days 1100, or leave it out",
     "rate_rps": "give a positive number of requests per second, or leave it out for as many as fit",
 }
 _OF_A_LOAD = {"rate_rps": "give the requests per second that come, 0 or more"}

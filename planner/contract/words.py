@@ -22,6 +22,15 @@ if TYPE_CHECKING:  # deferred: the words of requests are needed where no model i
     from profiles.hardware import Gpu
 
 
+class TakenFor(BaseModel):
+    """What a name with several meanings is taken for in a table, and why that does no harm."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: str
+    because: str
+
+
 class Words(BaseModel):
     """The table; its file says what each part is of."""
 
@@ -35,6 +44,9 @@ class Words(BaseModel):
     columns: dict[str, str]
     measured_too: tuple[str, ...]
     blanks: tuple[str, ...]
+    measured: dict[str, dict[Literal["per GPU", "of all GPUs"], tuple[str, ...]]]
+    gpus: dict[str, TakenFor]
+    machines: tuple[str, ...]
     sources: dict[str, str]
 
 

@@ -27,10 +27,15 @@ from profiles.values import shown
 
 SHAPES_HELP = "write for example 2xTP4, 4xTP2 PP2, or prefill=4xTP1,decode=1xTP4 (engines x degrees)"
 
+EXPERTS_HELP = "a shape has degrees alone: ask an engine with --redundant, --exchange and --overlap, or give a plan"
+
 _SHAPE = re.compile(
     r"(?:(?P<role>[a-z]+)\s*=\s*)?(?:(?P<count>[0-9]{1,5})\s*[x×*]\s*)?(?P<layout>[a-z].*)", re.ASCII | re.IGNORECASE
 )
 _DEGREE = re.compile(r"[\s·.+-]*(?P<name>moe_?tp|tp|pp|dp|ep)\s*(?P<degree>[0-9]{1,4})", re.ASCII | re.IGNORECASE)
+_EXPERTS = re.compile(r"[\s+-]*(?:[0-9]+\b|(?:low|high|nvlink|two|single)[-_])", re.ASCII | re.IGNORECASE)
+"""What an engine's name says of its experts beside the degrees: copies, exchange, overlap."""
+
 _ROLES: dict[str, Role] = {"aggregated": "aggregated", "prefill": "prefill", "decode": "decode"}
 
 DEGREES = ("tp", "pp", "dp", "ep", "moe_tp", "num_gpus")
@@ -70,7 +75,10 @@ def _shape(part: str) -> Shape:
     while at < len(layout):
         each = _DEGREE.match(layout, at)
         if each is None:
-            raise InputError(f"engines: {shown(layout[at:])} in {shown(part)} is no degree", SHAPES_HELP)
+            said = _EXPERTS.match(layout, at)
+            raise InputError(
+                f"engines: {shown(layout[at:])} in {shown(part)} is no degree", EXPERTS_HELP if said else SHAPES_HELP
+            )
         name = each["name"].casefold().replace("moetp", "moe_tp")
         if name in degrees:
             raise InputError(f"engines: {name} is given twice in {shown(part)}", "keep one of them")

@@ -276,8 +276,13 @@ def _understood(made: Solved) -> told.RowUnderstood:
             "lengths of POLCA's workloads, a daily curve and bursts of our own, scaled to its published peak and rise",
             f"{load.bursts.per_day:g} bursts a day, {load.bursts.extra:.1%} more on average, exponential tail",
         )
-        if made.met is not None and made.met.peak < 0.77:
+        if made.met is not None and abs(made.met.peak - 0.79) > 0.02:
             assumes += (f"this row's servers draw {made.met.peak:.1%} of its budget at most, not POLCA's 79 %",)
+        if made.met is not None and made.met.rise > 0.14:
+            assumes += (
+                f"this row rises by {made.met.rise:.1%} within 40 s, not POLCA's 11.8 %: in a small one a single "
+                "server's prefill counts",
+            )
     return told.RowUnderstood(
         supply=request.supply,
         servers=tuple(
@@ -325,6 +330,11 @@ def _provenance(made: Solved) -> told.PowerProvenance:
         for kind in made.row.kinds
         if not kind.response.measured
     ]
+    if main_kind(made.row).settable is None:
+        notes.append(
+            f"{main_kind(made.row).gpu} has no known settable clocks: no policy that caps is judged, and the brake is "
+            "taken to leave the share of the highest clock that a DGX-A100's does"
+        )
     if made.request.control.brake_on == "breaker":
         notes.append(
             "the brake waits until a breaker's curve asks for it, where there is one: a controller that brakes at any "

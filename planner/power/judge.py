@@ -186,7 +186,7 @@ class Judge:
                 peaks, wear = quiet.peaks, quiet.wear
             else:
                 outcome = self.busy_slot(policy, n, slot)
-                found.braked += bool(outcome.braked[1:].any())
+                found.braked += bool(outcome.braked[1:].any()) or outcome.level_steps[-1] >= SLOT_S
                 if found.braked > most_brakes:
                     return None
                 peaks, wear = outcome.peak[1:].max(axis=0), outcome.wear[1:].max(axis=0)

@@ -162,15 +162,15 @@ def driven(
     ladder = policy.ladder(groups, columns)
     names = [(name, role) for role in (("decode", "prefill") if columns > groups else ("",)) for name in priorities]
     level, since, due = 0, -np.inf, -np.inf
-    held = policy.clocks_of(0, groups)
+    held: Clocks | None = (None,) * groups
     for t, watts in series:
         if t < due - 1e-9:
             continue
         due = t + period_s
         new = int(next_level(level, watts / budget_watts, t - since >= delay_s - 1e-9, ladder))
-        if new == level:
-            continue
         wanted = policy.clocks_of(new, groups)
+        if new == level and wanted == held:  # caps that are always set are commanded with the first reading
+            continue
         for i, (priority, role) in enumerate(names):
             before, after = (brake_mhz if each is None else each[i % len(each)] for each in (held, wanted))
             if before != after:

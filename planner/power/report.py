@@ -25,6 +25,8 @@ TRAINED = Days(screened=400, whole=3, first=1_000_000)
 
 JUDGED_WHOLE = 4
 SIMPLEST = ("none", "static", "threshold", "polca", "ours")
+WITHOUT_CLOCKS = ("nameplate", "none")
+"""Policies that set none, which are all that is judged where no clock is known."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,27 @@ def solved(
     *,
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
-    only: str | None = None,
+    last: str = NAMES[-1],
 ) -> Solved:
-    """The row, and its policies judged (``only`` one of them)."""
+    """The row, and its policies judged: all, or those up to ``last``, as policies are chosen against those before.
+
+    Raises:
+        InputError, Unsupported: the row contradicts itself, or ``last`` sets clocks that are not known of its GPUs.
+        Infeasible: no number of servers keeps the promises.
+    """
     check(request)
     row, met = row_of(request, catalogue_with(each.path for each in measured), measured)
-    if only not in ("nameplate", "none"):
-        polca_for(row)  # a GPU without known clocks is refused before anything is simulated
+    names = NAMES[: NAMES.index(last) + 1]
+    if main_kind(row).settable is None:
+        if last != NAMES[-1] and last not in WITHOUT_CLOCKS:
+            polca_for(row)  # says what is not known, before anything is simulated
+        names = tuple(name for name in names if name in WITHOUT_CLOCKS)
     _check_today(request, row)
     judge = Judge(row, request, Days(request.days, JUDGED_WHOLE), strict=True, progress=progress)
     results: dict[str, Judged] = {}
     chosen: ChosenLevels | None = None
     trainer = Judge(row, request, TRAINED, progress=progress)
     guess = int(request.today * 1.25)
-    names = [name for name in NAMES if only in (None, name)]
     for done, name in enumerate(names):
         if progress is not None:
             progress(Step(f"policy {name}", done, len(names)))
@@ -95,7 +104,7 @@ def solved(
             guess = servers or guess
         if servers:
             results[name] = Judged(policy, judge.verdict(policy, servers), _limit(judge, policy, servers, name))
-    if not any(name in results for name in SIMPLEST) and only is None:
+    if not any(name in results for name in SIMPLEST) and last == NAMES[-1]:
         raise Infeasible(
             f"supply: {request.supply.name}: no number of servers keeps the limits of slo_impact and "
             f"{request.max_brakes_per_year:g} brakes a year",
@@ -152,7 +161,8 @@ def _holding(judge: Judge, candidates: list[Policy], free: int, guess: int) -> t
 
 
 def _candidates(name: str, row: RowModel, request: PowerRequest) -> list[Policy]:
-    """Of a policy, the deepest caps first; the last of those that are free to choose has none."""
+    """Of a policy, the deepest caps first; the last of those that are free to choose has none. Caps that are set today
+    are what is always set."""
     if name == "none":
         return [none()]
     if name == "polca":
@@ -166,6 +176,8 @@ def _candidates(name: str, row: RowModel, request: PowerRequest) -> list[Policy]
             if each > min(filter(None, deepest.clocks_mhz), default=np.inf)
         ]
         return [deepest, *reversed(milder), replace(none(), name=name)]
+    if request.caps:
+        return [today_caps(request, row)]
     depths = _static_depths(row, request, mhz)
     return [static(tuple(mhz[d - 1 - less] if d > less else None for d in depths)) for less in range(max(depths))] + [
         replace(none(), name=name)

@@ -24,8 +24,6 @@ from profiles.tables import numbers, read_table
 from profiles.values import shown
 
 _HINT = "a drive is a CSV with the columns t_s,row_watts, seconds rising"
-PRESETS = ("nameplate", "none", "static", "threshold", "polca")
-"""Policies that are known without a trace."""
 
 
 def read_drive(path: Path) -> tuple[Floats, Floats]:
@@ -56,11 +54,12 @@ def read_drive(path: Path) -> tuple[Floats, Floats]:
     return seconds, watts
 
 
-def preset(name: str, request: PowerRequest, catalogue: Catalogue = SHIPPED) -> Policy:
-    """A policy that needs no trace.
+def preset(name: str, request: PowerRequest, catalogue: Catalogue = SHIPPED) -> Policy | None:
+    """A policy that is the same whatever the load: published, or the caps that the row file gives; None: the answer
+    chooses it.
 
     Raises:
-        InputError, UnknownName: it is not known, or needs one.
+        InputError, UnknownName: it is not known, or the row contradicts itself.
     """
     if name not in NAMES:
         raise UnknownName("--policy", name, NAMES)
@@ -68,9 +67,13 @@ def preset(name: str, request: PowerRequest, catalogue: Catalogue = SHIPPED) -> 
     row = row_without_load(request, catalogue)
     if name in ("nameplate", "none"):
         return replace(none(), name=name)
-    if name == "static":
-        return replace(today_caps(request, row), name=name)
-    return polca_for(row) if name == "polca" else threshold_for(row)
+    if name == "polca":
+        return polca_for(row)
+    if name == "static" and request.caps:
+        return today_caps(request, row)
+    if name == "threshold" and not request.slo_impact:  # nothing limits how deep it may go
+        return threshold_for(row)
+    return None
 
 
 def commands_on(

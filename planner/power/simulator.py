@@ -83,7 +83,7 @@ class Timing:
     error: float
     failure_rate: float
     by_breaker: bool = False  # the brake waits for the breaker's curve
-    dead: int | None = None  # the group whose commands are all lost
+    dead: tuple[int, ...] = ()  # the groups whose commands are all lost
 
 
 @dataclass(frozen=True)
@@ -263,8 +263,8 @@ def simulate(
         fails=draw.uniform(size=(readings, columns)) < (0.0 if policy.immediate else timing.failure_rate),
         by_breaker=timing.by_breaker,
     )
-    if timing.dead is not None and not policy.immediate:
-        control.fails[:, timing.dead :: len(row.groups)] = True
+    for group in () if policy.immediate else timing.dead:
+        control.fails[:, group :: len(row.groups)] = True
     log = Log(
         watts=np.zeros(seconds),
         foreseen=np.zeros(seconds if policy.foresight_s > 0 and not policy.levels else 0),

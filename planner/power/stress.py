@@ -57,11 +57,17 @@ def cases(row: RowModel) -> Iterator[tuple[str, RowModel, str]]:
     yield "prompts that take half as long again", replace(row, kinds=longer), "record the new traffic and plan again"
     slow = replace(row.timing, delay_s=60.0, in_band_s=None)
     yield "a control delay of 60 s", replace(row, timing=slow), "mend the in-band way, or plan with in_band_s left out"
-    dead = replace(row.timing, dead=len(row.groups) - 1)
+    dead = replace(row.timing, dead=(len(row.groups) - 1,))
     yield (
         f"no command reaches {row.groups[-1]}",
         replace(row, timing=dead),
         "alert on caps that are not taken, and drain servers until it is mended",
+    )
+    deaf = replace(row.timing, dead=tuple(range(len(row.groups))))
+    yield (
+        "telemetry lost: nothing is capped",
+        replace(row, timing=deaf),
+        "treat lost readings as the deepest level of caps",
     )
     blind = replace(row.timing, period_s=60.0)
     yield "a reading in a minute", replace(row, timing=blind), "treat missing readings as the highest level of caps"

@@ -3,7 +3,7 @@ where of a long load only its busiest stretch was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,30 @@ class Stretch:
     end: int
     fleets: Mapping[End, FleetOutcome]
 
+    def of(self, rows: Ints) -> Ints:
+        """Those of ``rows`` (of the load) that are in it, counted from its first."""
+        inside: Ints = rows[(rows >= self.first) & (rows < self.end)] - self.first
+        return inside
+
     def seen(self, whole: Outcome, rows: Ints) -> Seen:
         """Those of ``rows`` (of the load), of which ``whole`` is what all of it saw."""
-        mine = rows[(rows >= self.first) & (rows < self.end)] - self.first
+        mine = self.of(rows)
         ends = {end: each.requests.take(mine) for end, each in self.fleets.items()} if len(mine) else {}
         return Seen(whole.take(rows), ends)
+
+
+def most_of(stretches: Sequence[Stretch], rows: Ints) -> Stretch:
+    """The stretch that has most of ``rows``; the first of equals."""
+    return max(stretches, key=lambda each: len(each.of(rows)))
+
+
+def stretch_notes(stretches: Sequence[Stretch], requests: int) -> list[str]:
+    """Of a load of so many that is too long to be replayed at the ends of steps' intervals."""
+    replayed = stretches[0].end - stretches[0].first
+    if replayed == requests:
+        return []
+    others = "" if len(stretches) == 1 else "; of a service that has hardly any among them, of those around its own"
+    return [f"80 % intervals are those of the busiest {replayed:,} requests, as far from what all of them see{others}"]
 
 
 @dataclass(frozen=True)

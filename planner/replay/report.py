@@ -20,7 +20,7 @@ from planner.contract.workload.slo import Bound, Slo
 from planner.replay import document as simulated
 from planner.replay.bursts import burst_notes
 from planner.replay.cache_transfer import exposed_transfer_ms
-from planner.replay.ends import Seen, Stretch, interval
+from planner.replay.ends import Seen, Stretch, interval, most_of, stretch_notes
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
 from planner.replay.loads import drawn_load, requested_load
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
@@ -56,7 +56,7 @@ def simulate(
     keep_watts: Callable[[Floats], None] | None = None,
 ) -> simulated.SimulationReport:
     """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`; ``keep`` is given every
-    request's times, steps as predicted, ``keep_watts`` what :func:`~planner.replay.power.windows` says."""
+    request's times, steps as predicted (of a service named, its own), ``keep_watts`` what ``power.windows`` says."""
     if isinstance(request.plan, Plan) and is_scheduled(request.plan):
         found = scheduled(request, request.plan, measured, progress, keep_watts is not None)
         one = len(request.plan.decision.schedule) == 1 and request.trace is None and not request.fail
@@ -66,13 +66,16 @@ def simulate(
             found.load.requests,
             found.source,
             found.outcome,
-            found.stretch,
-            Sending(request.seed, one, keep, keep_watts),
+            found.stretches,
+            Sending(request.seed, one, None, keep_watts),
             tuple(
                 (service.name, request.slo or service.slo, np.flatnonzero(found.load.service == s))
                 for s, service in enumerate(request.plan.request.services)
             ),
         )
+        if keep is not None:
+            mine = [rows for name, _, rows in replayed.services if request.service in (None, name)]
+            keep(found.outcome.requests.take(np.sort(np.concatenate(mine))))
         return _reported(replayed)
     load, source = requested_load(request)
     if said := [f"{name}={value:g}" for name in LIMITS if (value := getattr(request, name)) is not None]:
@@ -129,21 +132,21 @@ def simulate_plan(
     fine = sending.keep_watts is not None
     fleets = replay(engines, load, sending.seed, transfer_us(running, engines, load), progress, fine=fine)
     everything = ((None, running.slo, np.arange(len(load))),)
-    stretch = Stretch(0, len(load), fleets)
-    return _reported(_Replayed(running, engines, load, source, fleets["value"], stretch, sending, everything))
+    whole = (Stretch(0, len(load), fleets),)
+    return _reported(_Replayed(running, engines, load, source, fleets["value"], whole, sending, everything))
 
 
 @dataclass(frozen=True, eq=False)
 class _Replayed:
-    """A load and what became of it, steps as predicted; ``stretch``: and of how much of it at the ends of their
-    interval. ``services``: name (None: there is one), promises, and which requests are its."""
+    """A load and what became of it, steps as predicted; ``stretches``: those of it that were replayed at the ends of
+    their interval too, the busiest first. ``services``: name (None: there is one), promises, which requests are its."""
 
     running: Running
     engines: Sequence[PlannedEngine]
     load: Requests
     source: str
     outcome: FleetOutcome
-    stretch: Stretch
+    stretches: Sequence[Stretch]
     sending: Sending
     services: Sequence[tuple[str | None, Slo, Ints]]
 
@@ -151,7 +154,7 @@ class _Replayed:
 def _reported(replayed: _Replayed) -> simulated.SimulationReport:
     """The report of a replay. Raises InputError where every request was refused."""
     running, engines, load, source = replayed.running, replayed.engines, replayed.load, replayed.source
-    sending, value, stretch = replayed.sending, replayed.outcome, replayed.stretch
+    sending, value, stretches = replayed.sending, replayed.outcome, replayed.stretches
     if sending.keep is not None:
         sending.keep(value.requests)
     if sending.keep_watts is not None:
@@ -174,17 +177,21 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
     joules = float(watts.mean()) / value.requests.output_tokens_per_s
     counted = warm_up(value.requests) if sending.warm else np.arange(len(load))
     parts = [
-        (name, slo, stretch.seen(value.requests, mine))
+        (name, slo, mine, most_of(stretches, mine).seen(value.requests, mine))
         for name, slo, rows in replayed.services
         for mine in [np.intersect1d(rows, counted)]
         if len(mine)
     ]
     checks = tuple(
-        _attained(bound, part, running.prediction, name) for name, slo, part in parts for bound in slo.bounds
+        _attained(bound, part, running.prediction, name) for name, slo, _, part in parts for bound in slo.bounds
     )
-    every = stretch.seen(value.requests, counted)
-    kept = sum(_kept(part.value, slo) for _, slo, part in parts)
-    at = {end: sum(_kept(part.ends[end], slo) for _, slo, part in parts if part.ends) for end in every.ends}
+    busiest = stretches[0]
+    every = busiest.seen(value.requests, counted)
+    kept = sum(_kept(part.value, slo) for _, slo, _, part in parts)
+    at = {
+        end: sum(_kept(fleet.requests.take(busiest.of(mine)), slo) for _, slo, mine, _ in parts)
+        for end, fleet in busiest.fleets.items() if every.ends
+    }  # fmt: skip
     # What a plan of several services says of all requests is the slowest engines': nothing to compare these with.
     said = running.prediction if len(replayed.services) == 1 else None
     cost = engines[0].cost
@@ -220,8 +227,8 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
             *provenance_warnings(running, cost),
             *_load_warnings(running, described, len(counted)),
             *burst_notes(value.requests, load, len(load) - len(counted)),
-            *_slow_end_warnings(stretch.fleets),
-            *_stretch_notes(stretch, load),
+            *_slow_end_warnings(busiest.fleets),
+            *stretch_notes(stretches, len(load)),
         ),
         cost_model_version=cost.version,
         pack_hash=cost.store.manifest.content_hash,
@@ -237,14 +244,6 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
 
 def _kept(requests: Outcome, slo: Slo) -> int:
     return int(requests.within(_limits(slo)).sum())
-
-
-def _stretch_notes(stretch: Stretch, load: Requests) -> list[str]:
-    """Of a load that is too long to be replayed at the ends of steps' intervals."""
-    replayed = stretch.end - stretch.first
-    if replayed == len(load):
-        return []
-    return [f"80 % intervals are those of the busiest {replayed:,} requests, as far from what all of them see"]
 
 
 def _limits(slo: Slo) -> dict[Metric, float]:

@@ -135,7 +135,7 @@ class Scheduled:
     load: ScheduledLoad
     source: str
     outcome: FleetOutcome
-    stretch: Stretch
+    stretches: tuple[Stretch, ...]
 
 
 def service_running(plan: Plan, service: ServiceUnderstood) -> Running:
@@ -203,35 +203,46 @@ def scheduled(
     names = [service.name for service in services]
     exposed = exposed_transfers(runnings, engines)
     replayed = ScheduleReplay(engines, plan.decision.schedule, names, failures, exposed, fine)
-    first, last = busiest(load.requests.arrival_us)
-    part = load.part(first, last)
-    long = last - first < len(load.requests)
+    spans = stretches_of(load, len(services))
+    long = len(load.requests) > LONG
     asked: list[tuple[ScheduledLoad, End]] = [(load, "value")] if long else []
-    asked += [(part, end) for end in ENDS]
+    asked += [(load.part(*span), end) for span in spans for end in ENDS]
     outcomes: list[FleetOutcome] = []
     for done, (each, end) in enumerate(asked):
         if progress is not None:
             progress(simulating(len(each.requests), end, done, len(asked)))
         outcomes.append(replayed.run(each, request.seed, end))
-    stretch = Stretch(first, last, dict(zip(ENDS, outcomes[-len(ENDS) :], strict=True)))
-    outcome = outcomes[0] if long else stretch.fleets["value"]
+    rest = iter(outcomes[1:] if long else outcomes)
+    stretches = tuple(Stretch(*span, {end: next(rest) for end in ENDS}) for span in spans)
+    outcome = outcomes[0] if long else stretches[0].fleets["value"]
     if failures:
         _check_in_time(failures, outcome)
         source += f"; failures: {request.fail}"
     together = replace(runnings[0], deployment=plan.decision, model=plan.request.model, workload=plan.request.workload)
-    return Scheduled(together, engines, load, source, outcome, stretch)
+    return Scheduled(together, engines, load, source, outcome, stretches)
 
 
 LONG = 100_000
 """Requests of which all are simulated at the ends of steps' intervals too; of longer loads so many, the busiest."""
 
 
-def busiest(arrival_us: Floats) -> tuple[int, int]:
-    """(first, end) of the requests that come closest together, as many as ``LONG``."""
-    if len(arrival_us) <= LONG:
-        return 0, len(arrival_us)
-    first = int(np.argmin(arrival_us[LONG:] - arrival_us[:-LONG]))
-    return first, first + LONG
+TELLING = 1000
+"""Requests of a service, or all that it has, without which a stretch says nothing of it."""
+
+
+def stretches_of(load: ScheduledLoad, services: int) -> list[tuple[int, int]]:
+    """(first, end) of the requests that come closest together, as many as ``LONG``; where hardly any of a service's are
+    among them, also of as many in a row that have most of its own."""
+    n, arrival_us = len(load.requests), load.requests.arrival_us
+    if n <= LONG:
+        return [(0, n)]
+    firsts = [int(np.argmin(arrival_us[LONG:] - arrival_us[:-LONG]))]
+    for service in range(services):
+        before = np.concatenate([[0], np.cumsum(load.service == service)])
+        within = before[LONG:] - before[:-LONG]
+        if max(within[first] for first in firsts) < min(TELLING, before[-1]):
+            firsts.append(int(np.argmax(within)))
+    return [(first, first + LONG) for first in firsts]
 
 
 def requested(request: SimulationRequest, plan: Plan) -> tuple[ScheduledLoad, str]:

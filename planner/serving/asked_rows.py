@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,8 @@ from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.campaigns import COLD, CampaignEngine, as_started
+from planner.serving.dates import day_or_as_it_is, day_stamped
+from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.harness_words import in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
@@ -66,6 +67,8 @@ FRAMEWORK = "vllm"
 
 _APART = ("disagg", "disaggregated", "is_disagg", "disaggregation")
 """Columns of InferenceX's results: whether prefill and decode have engines of their own."""
+
+_APART_WORDS = ("disagg", "disaggregated")
 
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
 
@@ -127,19 +130,20 @@ def asked_row(
         record = {**record, "framework": FRAMEWORK}
         notes.append(f"framework is blank: {FRAMEWORK} is taken")
     _check_one_engine(record)
-    record = in_our_terms(record, notes)
+    record = in_our_terms(with_release(record), notes)
     framework = find_framework(release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
     head = record.get("draft_model", "")
     named = f"{record['model']}{BESIDE}{head}" if head else record["model"]
     model = find_model(record["model"], head)
-    gpu = catalogue.find_gpu(record["gpu"], systems=True)  # GB200 NVL72: the degrees say how many of them
+    called = gpu_named(record["gpu"], catalogue)  # GB200 NVL72: the degrees say how many of them
+    gpu, record = called.gpu, with_count(record, called, notes)
     wide, node = wide_asked(record), catalogue.default_node(gpu)
     on = EngineMachines(framework, gpu, node.gpus, find_fabric(node.default_fabric))
     state = OperatingState.asked(record.get("clock", ""), record.get("power_cap", ""), gpu)
     if state is not None and not clock_response(gpu.name).measured:
         notes.append(f"times and watts against the clock were not measured on {gpu.name}: carried over with wider ends")
-    layout, taken = with_experts(_layout(record, model), wide, model, on)
+    layout, taken = with_experts(_layout(record, model, notes), wide, model, on)
     notes += [f"not given, so: {', '.join(taken)}"] if taken else []
     notes += kin_told(layout.exchange)
     work = _workload(record, find_workload, notes)
@@ -165,12 +169,7 @@ def asked_row(
         engine = CampaignEngine(
             framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0, framework.release
         )
-        date = record.get("date", "")
-        record = as_started(
-            {**record, "date": day_stamped(date)} if _STAMP.fullmatch(date) or _EPOCH.fullmatch(date) else record,
-            engine,
-            notes,
-        )
+        record = as_started({**record, "date": day_or_as_it_is(record.get("date", ""))}, engine, notes)
     return AskedRow(
         index,
         named,
@@ -249,7 +248,8 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
 def _check_one_engine(record: Mapping[str, str]) -> None:
     """Raises Unsupported where a row says that prefill and decode engines served its requests together."""
     for name, text in record.items():
-        if folded(name) in _APART and text.casefold() in (*_YES, "disagg", "disaggregated"):
+        apart = text.casefold() in _APART_WORDS
+        if (apart and folded(name) in ("mode", *_APART)) or (folded(name) in _APART and text.casefold() in _YES):
             raise Unsupported(
                 f"{name}: {shown(text)}: prefill and decode engines apart are no one configuration",
                 "predict them with --engines prefill=…,decode=…, or leave the column out for the engine alone",
@@ -261,6 +261,7 @@ def plain_number(name: str, text: str) -> str:
     texts as they are."""
     if name not in ("isl", "osl", "concurrency", "requests"):
         return text
+    text = re.sub(r"\s*tokens?$", "", text)
     bare = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
     value = number(bare) if bare != text or not bare.isdecimal() else None
     return str(int(value)) if value is not None and value == int(value) and abs(value) <= LARGEST else text
@@ -272,7 +273,9 @@ def _recipe(record: Mapping[str, str]) -> Recipe:
     def count(name: str) -> int | None:
         return _count(name, record[name]) if record.get(name) else None
 
-    share = record.get("gpu_memory_utilization")
+    share = record.get("gpu_memory_utilization", "")
+    if share.endswith("%") and (percent := number(share[:-1])) is not None:
+        share = f"{percent / 100:g}"
     if share and not _positive("gpu_memory_utilization", share) <= 1:
         raise InputError(f"gpu_memory_utilization: {shown(share)} is no share", "give a number above 0, at most 1")
     return Recipe(
@@ -335,30 +338,34 @@ def _sampling(text: str) -> str:
     return text.casefold()
 
 
+_CONTAINER = re.compile(r"(?:\S*:)?(?:20)?(2[3-9])\.(0[1-9]|1[0-2])(?:[-.]\S*)?", re.ASCII)
+"""Tags of NVIDIA's containers: the month of the release in them (``nvcr.io/nvidia/vllm:25.10-py3``)."""
+
+_VERSIONED = re.compile(r"(.*?[a-z])[\s_:=-]+(v?\d+\.\d+\S*)", re.ASCII | re.IGNORECASE)
+
+
+def with_release(record: Mapping[str, str]) -> dict[str, str]:
+    """``record`` with the release that stands behind the framework's name (``vLLM v0.11.0``) where no column says it,
+    and without remarks there and on precisions (``TensorRT-LLM (PyTorch)``, ``FP8 (E4M3)``)."""
+    remarked = {name: text for name in ("framework", "precision") if (text := record.get(name))}
+    out = dict(record) | {name: re.sub(_REMARK, "", text).strip() or text for name, text in remarked.items()}
+    if told := _VERSIONED.fullmatch(out["framework"]):
+        out["framework"] = told[1]
+        out["version"] = out.get("version") or told[2]
+    return out
+
+
 def release_asked(record: Mapping[str, str]) -> str:
     """The framework with the release that the row asks for: after an @, else by its version, else by its date. A build
     whose name tells no release (``gpt-oss-dev``) is of its date, where there is one."""
     version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
+    if re.fullmatch("v[01]", version, re.IGNORECASE):  # vLLM's engine, of either release
+        version = ""
+    if month := _CONTAINER.fullmatch(version):
+        version = f"20{month[1]}-{month[2]}"
     name, date = record["framework"], record.get("date")
     asked = version if version and (tells_release(version) or not date) else date and day_stamped(date)
     return f"{name}@{asked}" if asked and "@" not in name else name
-
-
-_STAMP = re.compile(r"(20\d\d)[-/]?(\d\d)[-/]?(\d\d)(?:[T _-]?\d\d:?\d\d.*)?", re.ASCII)
-_EPOCH = re.compile(r"(1[5-9]\d{8})(\d{3})?(\.\d+)?", re.ASCII)
-_MONTH = re.compile(r"20\d\d-\d\d", re.ASCII)
-
-
-def day_stamped(text: str) -> str:
-    """The day of a time as programs stamp it (``20260301-101010``, ``2026-03-01T10:10Z``, seconds since 1970), or its
-    month."""
-    if stamp := _STAMP.fullmatch(text):
-        return "-".join(stamp.groups())
-    if since := _EPOCH.fullmatch(text):
-        return dt.datetime.fromtimestamp(int(since[1]), dt.UTC).date().isoformat()
-    if not _MONTH.fullmatch(text):
-        raise InputError(f"date: {shown(text)} is no day", "write it as 2026-03-01, or its month as 2026-03")
-    return text
 
 
 def _count(name: str, text: str) -> int:
@@ -378,12 +385,19 @@ def _positive(name: str, text: str) -> float:
     return value
 
 
-def _layout(record: Mapping[str, str], model: Architecture) -> Layout:
-    given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
+def _layout(record: Mapping[str, str], model: Architecture, notes: list[str]) -> Layout:
+    unused = ("", "0")  # samples write 0 where there are no replicas and no experts
+    given = {
+        name: _count(name, text) if (text := record.get(name, "")) not in unused or (text and name == "tp") else None
+        for name in (*DEGREES, "num_gpus")
+    }
     if attention_is_data_parallel(record) and given["dp"] is None:
         given |= {"tp": 1, "dp": given["tp"]}
-    tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
     gpus = given["num_gpus"]
+    if gpus is not None and gpus > 1 and not any(given[name] for name in ("tp", "pp", "dp")):
+        given["tp"] = gpus
+        notes.append(f"tp is not given: {gpus}, all GPUs that the row tells of")
+    tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
     if gpus is not None and gpus != tp * pp * dp:
         raise InputError(
             f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",

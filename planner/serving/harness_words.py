@@ -4,10 +4,12 @@ spread by a switch."""
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+import re
+from collections.abc import Collection, Container, Mapping
 from typing import TYPE_CHECKING
 
 from planner.contract.words import folded, words
+from planner.serving.silicon_samples import DRAWN, as_sampled, users_sampled
 from profiles.errors import InputError
 from profiles.values import number, shown
 
@@ -28,14 +30,74 @@ DATA_SET = "0.5-1.5"
 """Lengths of a data set of which only the means are told: in public ones (ML.ENERGY's runs) outputs deviate by 0.5 to
 1.5 of their mean, where they are not cut off; those of AccelMark's, which are, by 0.3."""
 
+INFERENCEX = ("hw", "conc")
+"""Columns by which InferenceX's own results are known: their latencies are in seconds and say no unit, and its
+clients draw lengths from 80 % of ``isl`` and ``osl`` on."""
+
+LENGTHS = (
+    "isl/osl",
+    "isl_osl",
+    "isl,osl",
+    "isl,_osl",
+    "isl_/_osl",
+    "input/output",
+    "sequence_length_(isl/osl)",
+    "seq_len",
+)
+"""Columns that hold both lengths, as tables on web pages have them."""
+
+PARALLELISM = ("parallelism", "parallel", "parallel_config", "parallel_strategy", "mapping")
+DEGREES = ("tp", "pp", "dp", "ep")
+
+_TWO = re.compile(r"\s*([0-9][0-9,.]*[kK]?)\s*[/,:|x]\s*([0-9][0-9,.]*[kK]?)\s*", re.ASCII)
+_DEGREE = re.compile(r"(TEP|DEP|TP|PP|DP|EP)[\s_=-]*([1-9][0-9]{0,3})", re.ASCII | re.IGNORECASE)
+_DEGREES_OF = {**{name: (name,) for name in DEGREES}, "tep": ("tp", "ep"), "dep": ("dp", "ep")}
+"""TEP and DEP: attention tensor or data parallel, experts shared out over as many."""
+
+BATCH = "batch_size"
+"""Column of AIConfigurator's samples and of tables made by hand: requests at once in each attention replica."""
+
+ACHIEVED = ("request_throughput", "achieved_qps", "requests_per_second")
+KEPT_UP = 0.9
+"""Share of the rate that was answered, below which the bound on requests at once is what limited them."""
+
 ENDLESS = ("inf", "infinity")
 ON, OFF = ("true", "yes", "1"), ("false", "no", "0")
 
 
-def lengths_told(columns: Container[str]) -> bool:
+def of_inferencex(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` with what InferenceX's own results leave unsaid where no column of it does: whose they are, and how
+    lengths are drawn."""
+    said = {name: value for name, value in (("campaign", "InferenceX"), ("spread", DRAWN)) if name not in table}
+    if {"source", "campaign"} & set(table.columns):
+        said.pop("campaign", None)
+    return table.assign(**(said if RATIO not in table else {n: v for n, v in said.items() if n != "spread"}))
+
+
+def load_told(columns: Container[str]) -> bool:
+    """Whether ``columns`` say how many requests came, or were there at once."""
+    return any(name in columns for name in ("workload", "concurrency", "rate", BATCH))
+
+
+def lengths_told(columns: Collection[str]) -> bool:
     """Whether ``columns`` say how long requests are, as totals or plainly."""
-    plain = all(name in columns for name in TOTALS)
+    plain = all(name in columns for name in TOTALS) or any(folded(str(name)) in LENGTHS for name in columns)
     return plain or (ANSWERED in columns and all(n in columns or total in columns for n, total in TOTALS.items()))
+
+
+def in_one_cell(record: Mapping[str, str]) -> dict[str, str]:
+    """``record`` with lengths and degrees that stand in one cell (``1024/8192``, ``TP4EP4``, ``DEP8``), where no other
+    says them, and without the names of degrees in their own (``TP8``)."""
+    out = dict(record)
+    for column, text in record.items():
+        if folded(column) in LENGTHS and (both := _TWO.fullmatch(text)):
+            out |= {name: both[i] for i, name in enumerate(TOTALS, 1) if not out.get(name)}
+        elif column in DEGREES and (own := _DEGREE.fullmatch(text)) and own[1].casefold() == column:
+            out[column] = own[2]
+        elif folded(column) in PARALLELISM and not any(out.get(name) for name in DEGREES):
+            for word, count in _DEGREE.findall(text):
+                out |= dict.fromkeys(_DEGREES_OF[word.casefold()], count)
+    return out
 
 
 def is_told(name: str, table: pd.DataFrame) -> bool:
@@ -53,7 +115,8 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     Raises:
         InputError: totals of no request; a switch that is neither on nor off.
     """
-    out = dict(record)
+    out = _users_of_replicas(as_sampled(in_one_cell(record), notes))
+    _one_load(out, notes)
     if out.get("rate", "").casefold() in ENDLESS:
         out["rate"] = ""
         if not out.get("concurrency") and out.get("requests"):
@@ -79,6 +142,31 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
             out["spread"] = DATA_SET
             notes.append("isl and osl are no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
     return _experts(out, notes)
+
+
+def _users_of_replicas(record: dict[str, str]) -> dict[str, str]:
+    """``record`` with the users at once of all attention replicas, where it says those of one."""
+    batch, replicas = number(record.get(BATCH, "")), number(record.get("dp", "")) or 1
+    if batch is None or record.get("concurrency") or record.get("rate") or record.get("workload"):
+        return record
+    told = users_sampled(record)
+    return {**record, "concurrency": f"{batch * replicas if told is None else min(batch * replicas, told):g}"}
+
+
+def _one_load(out: dict[str, str], notes: list[str]) -> None:
+    """Where a row has a rate and requests at once, what it was that limited them: a mean of the latter was measured, a
+    bound did where the rate was not reached."""
+    rate, users = number(out.get("rate", "")), number(out.get("concurrency", ""))
+    if rate is None or not 0 < rate < math.inf or users is None or out.get("rate", "").casefold() in ENDLESS:
+        return
+    answered = next((value for name in ACHIEVED if (value := number(out.get(name, ""))) is not None), None)
+    if answered is None and users == int(users):
+        return
+    bound = answered is not None and answered < KEPT_UP * rate and users == int(users)
+    dropped, kept = ("rate", "concurrency") if bound else ("concurrency", "rate")
+    why = "the rate was not reached" if bound else "requests at once were measured, or bound nothing"
+    notes.append(f"{dropped} is not read beside {kept}: {why}")
+    out[dropped] = ""
 
 
 def _is_chosen(tokens: float) -> bool:

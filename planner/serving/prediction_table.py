@@ -17,7 +17,7 @@ from costmodels.operations.registry import families
 from costmodels.origins import HOW
 from costmodels.serving.calibration_fit.asked import AskedLoops, asked_at_rate
 from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_answers
-from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
+from costmodels.serving.closed_loop.open_client import OpenLoad, TooFast, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.capacity import LONG
@@ -40,7 +40,7 @@ from planner.serving.asked_rows import (
     asked_row,
 )
 from planner.serving.configuration import RECIPE_FIELDS
-from planner.serving.harness_words import lengths_told
+from planner.serving.harness_words import INFERENCEX, lengths_told, load_told, of_inferencex
 from planner.serving.layouts import refused_on_nodes
 from planner.serving.role_answers import RoleAnswer, answered
 from planner.serving.wide_experts import WIDE_FIELDS
@@ -126,6 +126,7 @@ def predict(
     meant = _meant(table)
     given = table.rename(columns=meant)
     _check_columns(given)
+    given = of_inferencex(given) if beside_measured and set(INFERENCEX) <= set(table.columns) else given
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[Group, list[AskedRow]] = {}
@@ -199,7 +200,7 @@ def _check_columns(table: pd.DataFrame) -> None:
             f"give {', '.join(REQUIRED)}, isl, osl, and concurrency or rate, in a header; or workload for the lengths "
             "(what all rows of a file of runs share, beside --measured, as options, too: --gpu H100)",
         )
-    if not {"workload", "concurrency", "rate"} & set(table.columns):
+    if not load_told(table.columns):
         raise InputError(
             "columns: neither concurrency nor rate is there",
             "give concurrency (requests in flight, of the whole engine) or rate (requests per second)",
@@ -356,8 +357,31 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
                 continue
             one = open_loop(served, layout, _open_load(row.workload), int(kv_tokens[i]), engine.started)
             _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
+        except TooFast as error:
+            if not desk.ran:
+                out["error"][row.index] = error.line
+                continue
+            _write_saturated(desk, served, engine, layout, (int(running[i]), used[i], int(kv_tokens[i])), error)
         except ShardwrightError as error:
             out["error"][row.index] = error.line
+
+
+def _write_saturated(
+    desk: _Desk, served: ServedModel, engine: AskedEngine, layout: Layouts, room: tuple[int, float, int], why: TooFast
+) -> None:
+    """An engine that ran at a rate beyond what it serves: as full as it may be, with a queue that grew while it ran, so
+    that nothing is said of the times that hold the queue. ``room``: running requests, bytes used, tokens of cache."""
+    running, used, kv_tokens = room
+    users = max(running * int(layout.dp[0]), 1)
+    work = engine.row.workload.model_copy(update={"rate_rps": None, "requests": None, "concurrency": users})
+    full = AskedEngine.of(replace(engine.row, workload=work), served)
+    load = load_of([full], np.array([running]), served.framework.defaults.draft_tokens)
+    answer = closed_loop_answers(served, layout, load, work.routing, work.shape.drafting)
+    _write(desk.out, [full.row], layout, answer, np.array([used]), np.array([kv_tokens]))
+    for name in (each for each in desk.out if each.startswith(("ttft_ms", "e2e_ms"))):
+        desk.out[name][full.row.index] = ""
+    note = f"{why.message}: predicted as full, {users:,} requests at once; TTFT and E2E are left out, the queue grows"
+    desk.out["note"][full.row.index] = "; ".join(filter(None, (desk.out["note"][full.row.index], note)))
 
 
 def _write_role(out: dict[str, np.ndarray], row: AskedRow, answer: RoleAnswer, used: float, kv_tokens: int) -> None:

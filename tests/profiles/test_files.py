@@ -156,3 +156,28 @@ def test_values_are_shown_on_one_short_line() -> None:
     assert shown(True) == "true"
     assert len(named("x" * 3000)) < 130
     assert shortened("a " + "x" * 3000 + " \udcff").count("x") == 90
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [
+        ("a,b\n1,2.5\n", ["1", "2.5"]),
+        ("a;b\n1.024;12,5\n", ["1024", "12.5"]),
+        ("a;b\n0.11.0;-1.234,5\n", ["0.11.0", "-1234.5"]),
+        ("a;b\n1.024;x,y\n", ["1.024", "x,y"]),  # no number has a comma
+        ("a\tb\n1\t2,5\n", ["1", "2,5"]),
+    ],
+)
+def test_cells_may_be_parted_by_semicolons_or_tabs(tmp_path: Path, text: str, cells: list[str]) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("\ufeff" + text, encoding="utf-8")
+    table = read_table(Source(path, "", ""))
+    assert table.iloc[0].tolist() == cells
+    assert list(table.columns) == ["a", "b"]
+
+
+def test_a_spreadsheet_is_no_csv(tmp_path: Path) -> None:
+    (tmp_path / "runs.xlsx").write_bytes(b"PK")
+    with pytest.raises(InputError, match="is a spreadsheet") as refused:
+        read_table(Source(tmp_path / "runs.xlsx", "", ""))
+    assert "save the sheet as CSV" in refused.value.hint

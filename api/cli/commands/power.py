@@ -109,12 +109,19 @@ def power(
 
         check_kind(plot, "row.html")
     measured, catalogue = measured_stores(profiles)
-    request = _understood(asked, row_file, trace, catalogue, driven=drive is not None)
+    request = _understood(
+        asked, row_file, trace, catalogue, driven=drive is not None and policy not in ("ours", "oracle")
+    )
     if policy is not None:
         from planner.power.policy import NAMES
 
         if policy not in NAMES:
-            raise UnknownName("--policy", policy, NAMES, f"choose from {', '.join(NAMES)}")
+            raise UnknownName("--policy", policy, NAMES)
+        if drive is None and commands is None and timeline is None:
+            raise InputError(
+                "--policy is of --drive and --timeline, and neither is given",
+                "leave it out, as the answer has all policies; or add --timeline FILE, or --drive FILE --commands FILE",
+            )
     if drive is not None or commands is not None:
         _drive(request, policy, (drive, commands), catalogue, measured)
         return
@@ -162,20 +169,30 @@ def _drive(
             f"{missing} is missing",
             "for example: plan power row.yaml --policy polca --drive watts.csv --commands c.csv",
         )
-    from planner.power.series import PRESETS, commands_csv, commands_on, preset, read_drive
+    from planner.power.series import commands_csv, commands_on, preset, read_drive
 
     series = read_drive(drive)
-    if policy in PRESETS:
-        chosen = preset(policy, request, catalogue)
-    else:
+    chosen, by = preset(policy, request, catalogue), "as the row file has it" if policy == "static" else "as published"
+    if policy in ("nameplate", "none"):
+        by = "the brake alone"
+    if policy == "threshold":
+        by = "its deepest clock, as no --slo-impact limits it"
+    if chosen is None:
         from planner.power.report import solved
 
         if not request.slo_impact:
-            raise InputError(f"--slo-impact is missing: {policy} is chosen by it", f"for example: {EXAMPLE}")
-        chosen = solved(request, measured=measured).policy(policy)
+            raise InputError(
+                f"--slo-impact is missing: {policy} is chosen by it",
+                "name the caps of the row file, or add --slo-impact hp_p50=1%,lp_p99=50%"
+                if policy == "static"
+                else f"for example: {EXAMPLE}",
+            )
+        chosen, by = solved(request, measured=measured, last=policy).policy(policy), "as the answer chooses it"
     found = commands_on(chosen, request, series, catalogue)
     write_atomically(commands, commands_csv(found), "--commands")
-    typer.echo(f"{len(found)} commands of {policy} on {len(series[0]):,} rows: {commands}", err=True)
+    clocks = ", ".join(f"{mhz:,}" for mhz in chosen.clocks_mhz if mhz is not None)
+    sets = f"clocks {clocks} MHz" if clocks else "no clocks"
+    typer.echo(f"{len(found)} commands of {policy} ({by}: {sets}) on {len(series[0]):,} rows: {commands}", err=True)
 
 
 def _watts(request: PowerRequest, policy: str | None, measured: Sequence[ProfileStore], report: Any) -> Any:
@@ -190,7 +207,7 @@ def _watts(request: PowerRequest, policy: str | None, measured: Sequence[Profile
         return timeline((request, row))
     if not request.slo_impact:
         raise InputError("--slo-impact is missing", f"for example: {EXAMPLE}")
-    return _held(solved(request, measured=measured, progress=report), policy)
+    return _held(solved(request, measured=measured, progress=report, last=policy), policy)
 
 
 def _held(made: Solved, policy: str | None) -> Any:

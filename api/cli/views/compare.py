@@ -10,6 +10,7 @@ from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.views.quantities import milliseconds, milliseconds_range, number, probability
 from planner.compare.document import Comparison, Ordered, PromiseSeen, Side
 from planner.contract.quantities import Interval
+from planner.contract.workload.slo import Bound
 
 
 def show(made: Comparison, out: Console) -> None:
@@ -25,8 +26,9 @@ def show(made: Comparison, out: Console) -> None:
     rows.add_row("starts", *("yes" if side.starts else "NO" for side in sides))
     for label, said in _lines():
         rows.add_row(label, *(said(side) for side in sides))
-    for place, bound in enumerate(made.slo.bounds):
-        label = f"{bound.metric.upper()} p{bound.percentile:g} ≤ {milliseconds(bound.limit_ms)}"
+    judged = next((side.promises for side in sides if side.promises), ())
+    labels = [_bound(each, each.service) for each in judged] or [_bound(each, None) for each in made.slo.bounds]
+    for place, label in enumerate(labels):
         rows.add_row(label, *(_promise(side.promises[place] if side.promises else None) for side in sides))
     indented(out, rows)
     lines = [("order", order_told(each)) for each in made.order]
@@ -35,6 +37,11 @@ def show(made: Comparison, out: Console) -> None:
         facts(out, lines)
     for note in made.provenance.notes:
         bullet(out, note)
+
+
+def _bound(bound: PromiseSeen | Bound, service: str | None) -> str:
+    whose = f"{service}: " if service else ""
+    return f"{whose}{bound.metric.upper()} p{bound.percentile:g} ≤ {milliseconds(bound.limit_ms)}"
 
 
 def _lines() -> list[tuple[str, Callable[[Side], str]]]:

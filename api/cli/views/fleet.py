@@ -61,10 +61,8 @@ def _decision(plan: Plan, console: Console) -> None:
     if cost is not None:
         mean = "" if len(plan.decision.schedule) == 1 else " on average"
         words = [f"${cost:,.2f} per hour{mean}", f"${cost * 24:,.0f} per day"]
-        per_token = plan.prediction.usd_per_million_output_tokens
-        if per_token is not None:
-            paid = "" if electricity is None else ", electricity included"
-            words.append(f"${per_token.value:,.2f} per million output tokens{paid}")
+        if tokens := _per_million(plan):
+            words.append(tokens + ("" if electricity is None else ", electricity included"))
     if len(plan.decision.schedule) > 1:
         words.append(f"engines as of {_clock(step.start_s)}, the busiest step")
     if electricity is not None:
@@ -76,6 +74,17 @@ def _decision(plan: Plan, console: Console) -> None:
         node, gpus = instances.get(name, (name, 0))
         if count:
             indented(console, Text(f"{count} × {node} bought whole ({gpus} GPUs each)"))
+
+
+def _per_million(plan: Plan) -> str:
+    """What a million tokens cost, in words; of several services of each, what its engines do."""
+    several = len(plan.request.services) > 1
+    return "; ".join(
+        (f"{each.name}: " if several else "") + f"${each.usd_per_million_input_tokens:,.2f} per million input, "
+        f"${each.usd_per_million_output_tokens:,.2f} per million output tokens"
+        for each in plan.prediction.services
+        if each.usd_per_million_input_tokens is not None and each.usd_per_million_output_tokens is not None
+    )
 
 
 def _asked(plan: Plan, console: Console) -> None:

@@ -27,6 +27,8 @@ def show(scores: Scores) -> None:
         out.print(Text(f"{scores.rows:,} rows: {scores.rows - left:,} predicted, {left:,} not."))
         for each in scores.left_out:
             bullet(out, f"{each.rows:,}: {each.reason}")
+        for each in scores.unread:
+            bullet(out, f"{each.rows:,}: {each.reason}, so not measured")
         if scores.unmeasured:
             bullet(out, f"{scores.unmeasured:,} predicted rows have nothing measured")
         if scores.scores:

@@ -121,18 +121,22 @@ def played(engine: Engine, load: OpenLoad) -> tuple[Outcome, bool]:
     return outcome, (needed <= count or load.requests is not None) and keeps_up(outcome)
 
 
+class TooFast(InputError):
+    """Requests come faster than an engine serves them."""
+
+
 def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: int, started: Started) -> Answers:
     """Poisson arrivals on one configuration; arguments as those of :func:`engines_of`.
 
     Raises:
-        InputError: the engine does not keep up with the rate.
+        TooFast: the engine does not keep up with the rate.
     """
     shape, rate_rps = load.shape, load.rate_rps
     engines = engines_of(served, layout, load, kv_tokens, started)
     outcome, holds = played(engines["value"], load)
     count = len(outcome)
     if not holds:
-        raise InputError(
+        raise TooFast(
             f"rate: {rate_rps:g} requests/s is more than this engine serves (about {outcome.rate_rps:.3g})",
             "lower the rate, or use more or larger engines",
         )

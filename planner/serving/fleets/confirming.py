@@ -9,7 +9,7 @@ that kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -126,9 +126,12 @@ class Confirming:
         self._cost_of, self._models, self._tell = cost_of, models, progress
         self._strict: set[Key] = set()  # kinds whose requests do not make up for those that miss the promise
         self._raised: set[Key] = set()  # kinds that were believed to carry more than at first
+        self._capped: Container[Key] = ()  # kinds that are never believed to
 
-    def settled(self, fleet: Fleet, seconds: float) -> Settled:
-        """The best fleet whose engines hold. Raises what :func:`planner.serving.fleets.decision.solved` raises."""
+    def settled(self, fleet: Fleet, seconds: float, at_most: Container[Key] = ()) -> Settled:
+        """The best fleet whose engines hold; kinds ``at_most`` are counted on for no more than ``fleet`` says, whatever
+        they carry of what they get in it. Raises what :func:`planner.serving.fleets.decision.solved` raises."""
+        self._capped = at_most
         strict = {
             s: each.strict
             for s, each in enumerate(fleet.services)
@@ -257,7 +260,7 @@ class Confirming:
         promise = found.fleet.services[key[0]].asked.promise
         if promise == "class" and most > 0:
             most = self._within_classes(found, each, most)
-        return min(max(old * most * used / each.group.load_rps, 1e-3), MOST_FACTOR)
+        return min(max(old * most * used / each.group.load_rps, 1e-3), 1.0 if key in self._capped else MOST_FACTOR)
 
     def _counted_on(self, found: Answered, each: Loaded) -> tuple[float, float]:
         """Requests per second that an engine is counted on for, and those that it carries at its own draw of arrivals.

@@ -24,7 +24,10 @@ MOST_MIXTURES = 16
 
 
 LEAST_CARRIED, MOST_CARRIED = 0.5, 0.98
-"""Of what an engine gets after a loss under which it misses its promise, what it is next counted on for."""
+"""Of what an engine is counted on for that misses its promise after a loss, what it is counted on for next."""
+
+CHECKED, NEAR_WORST = 3, 1.15
+"""Losses after which what is left is simulated: the worst, and those that leave hardly more."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,20 @@ def after_worst_loss(
 
 
 def short_after_loss(found: Answered, confirming: Confirming, engines: Mapping[int, Loaded]) -> dict[Key, float]:
-    """The kinds of engine that miss their promise after the worst loss at the busiest step, and what each then carries
-    of what it gets; ``engines``: all that run, by variant."""
-    worst = next(iter(_by_what_they_leave(found)), None)
-    if worst is None or worst[0] <= 0:
-        return {}
-    after, loaded = _after(found, confirming, *worst[1:])
+    """The kinds of engine that miss their promise after one of the worst losses at the busiest step, and what each then
+    carries of what it was counted on for; ``engines``: all that run, by variant."""
+    worst = [each for each in islice(_by_what_they_leave(found), CHECKED) if each[0] > 0]
     short: dict[Key, float] = {}
-    for variant, each in started(after, loaded, limits_of_all(found, confirming, engines)).items():
-        if each.pairs and each.trial.check() is None:
-            kind = found.fleet.chosen.variants[variant]
-            key, carries = (kind.service, kind.engine), each.trial.highest_rps() / each.group.load_rps
-            short[key] = min(max(carries, LEAST_CARRIED), MOST_CARRIED, short.get(key, 1.0))
+    limits = limits_of_all(found, confirming, engines) if worst else {}
+    for theta, loss, shares in worst:
+        if theta > NEAR_WORST * worst[0][0]:
+            break
+        after, loaded = _after(found, confirming, loss, shares)
+        for variant, each in started(after, loaded, limits).items():
+            if each.pairs and each.trial.check() is None:
+                kind = found.fleet.chosen.variants[variant]
+                key, carries = (kind.service, kind.engine), each.used * each.trial.highest_rps() / each.group.load_rps
+                short[key] = min(max(carries, LEAST_CARRIED), MOST_CARRIED, short.get(key, 1.0))
     return short
 
 
@@ -167,7 +172,7 @@ def _after(found: Answered, confirming: Confirming, loss: Loss, shares: Floats) 
     loaded = {}
     for variant in np.flatnonzero(counts[t] > 0).tolist():
         work = np.where(np.isfinite(question.work[t][:, variant]), question.work[t][:, variant], 0.0)
-        used = float(shares[:, variant] @ work) / float(counts[t][variant])
+        used = question.survive.share * float(shares[:, variant] @ work) / float(counts[t][variant])
         each = confirming.loaded(after, variant, t, used) if used > 0 else None
         if each is not None:
             loaded[variant] = each

@@ -19,7 +19,7 @@ from planner.contract.workload.workload import Workload
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.capacities import Capacities, service_request
 from planner.serving.fleets.comparisons import Comparisons, compare
-from planner.serving.fleets.confirming import Confirming, Loaded, Settled, joined
+from planner.serving.fleets.confirming import Confirming, Key, Loaded, Settled, joined
 from planner.serving.fleets.decision import Answered, Fleet, counted_for_less, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.edges import words_of_edges
@@ -43,7 +43,7 @@ Progress = Callable[[str], None]
 TIE = 0.005
 """Relative, by which engines that prefill apart from engines that decode must be cheaper to be worth it."""
 
-MOST_MENDED = 3
+MOST_MENDED = 6
 """Times that a fleet is looked for anew because its engines miss the promise after the worst loss."""
 
 CARRIED, CONFIRMED = 60.0, 90.0
@@ -177,7 +177,8 @@ class _Modelled:
     def _settled_after_losses(self, fleet: Fleet, confirming: Confirming) -> Settled:
         """The fleet that holds, also in simulations of what is left after the worst loss: where it does not, kinds of
         engine that miss their promise are counted on for less, as far as fleets are found."""
-        settled = confirming.settled(fleet, self._request.time_limit_s / 3)
+        seconds = self._request.time_limit_s / 3
+        settled, mended = confirming.settled(fleet, seconds), set[Key]()
         for _ in range(MOST_MENDED if settled.found.question.survive.any else 0):
             found = settled.found
             short = short_after_loss(
@@ -186,9 +187,10 @@ class _Modelled:
             if not short:
                 break
             self._tell("an engine more for the worst loss")
-            fleet = counted_for_less(fleet, short)
+            mended |= short.keys()
+            fleet = counted_for_less(fleet, {key: by * settled.factor.get(key, 1.0) for key, by in short.items()})
             try:
-                settled = confirming.settled(fleet, self._request.time_limit_s / 3)
+                settled = confirming.settled(fleet, seconds, at_most=mended)
             except (Infeasible, LimitReached):
                 break
         return settled

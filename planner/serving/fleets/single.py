@@ -28,6 +28,7 @@ def one_load(request: FleetRequest) -> PlanRequest | None:
     whole = all(float(length).is_integer() and length >= 1 for length in lengths)
     plain = [
         not (pool.spot_gpus or pool.reserved_gpus or pool.owned or pool.quota_gpus or pool.instance or pool.preference)
+        and pool.min_up_s <= load.seconds
         for pool in request.cluster.pools
     ]
     beside = (request.survive.engines, request.survive.nodes, request.survive.spot_pools, request.survive.zones)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from costmodels.estimates import Floats
-from planner.contract.words import cell
+from planner.contract.words import cell, columns_meant, words
+from planner.serving.gpu_words import gpus_counted
+from planner.serving.harness_words import INFERENCEX
 from profiles.errors import InputError
 from profiles.values import number, shown
 
@@ -48,8 +52,8 @@ _IN_MS = {
     **dict.fromkeys(("s", "sec", "secs", "seconds"), 1e3),
     **dict.fromkeys(("us", "usec", "microseconds"), 1e-3),
 }
-_WHOSE = ("silicon", "measured")
-"""Of AIConfigurator's samples (``silicon_ttft_ms``), and of those who keep what was predicted beside."""
+_WHOSE = ("silicon", "measured", "successful")
+"""Of AIConfigurator's samples (``silicon_ttft_ms``), of those who keep what was predicted beside, and of GuideLLM."""
 
 
 def _latency(column: str) -> tuple[str, float] | None:
@@ -68,10 +72,9 @@ def _latency(column: str) -> tuple[str, float] | None:
     return (quantity, float(unit[0])) if quantity in QUANTITIES else None
 
 
-INFERENCEX = ("hw", "conc")
-"""Columns by which InferenceX's results are known: their latencies are in seconds and say no unit."""
-
-_ITS_OWN = {"output_tput_per_gpu": "output_tokens_per_s_per_gpu"}
+Shared = Literal["per GPU", "of all GPUs"]
+PER_GPU: Literal["per GPU"] = "per GPU"
+OF_ALL: Literal["of all GPUs"] = "of all GPUs"
 
 
 def quantity_of(column: str, unit: str = "") -> tuple[str, float] | None:
@@ -82,16 +85,26 @@ def quantity_of(column: str, unit: str = "") -> tuple[str, float] | None:
     """
     if column in QUANTITIES:
         return column, 1.0
-    if unit and column in _ITS_OWN:
-        return _ITS_OWN[column], 1.0
+    if found := _per_gpu(column):
+        return (found[0], 1.0) if found[1] == PER_GPU else None
     return _latency(column) or (_latency(f"{column} {unit}") if unit else None)
+
+
+def _per_gpu(column: str) -> tuple[str, Shared] | None:
+    """(Throughput, watts or joules, whether per GPU or of all) that a column holds by another name than ours."""
+    word = re.sub(r"[^a-z0-9]+", "_", column.casefold()).strip("_")
+    known = words().measured
+    kinds: tuple[Shared, ...] = (PER_GPU, OF_ALL)
+    return next(((name, of) for name, each in known.items() for of in kinds if word in each[of]), None)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Measured values of the rows of a table by quantity (:data:`QUANTITIES`), NaN where there is none."""
+    """Measured values of the rows of a table by quantity (:data:`QUANTITIES`), NaN where there is none. ``unread``:
+    what stood there that is no number, and in how many cells."""
 
     values: Mapping[str, Floats]
+    unread: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
@@ -101,37 +114,75 @@ def measured_columns(table: pd.DataFrame) -> Measured:
     """What ``table`` (text columns) says was measured.
 
     Raises:
-        InputError: nothing was; a quantity stands in two columns; a value is no number, or a negative one.
+        InputError: nothing was; two columns hold different values of one quantity.
     """
-    found: dict[str, tuple[str, float]] = {}
     unit = "s" if set(INFERENCEX) <= set(table.columns) else ""
+    found: dict[str, list[tuple[str, Floats]]] = {}
+    unread: Counter[str] = Counter()
     for column in map(str, table.columns):
         held = quantity_of(column, unit)
-        if held is None:
-            continue
-        quantity, scale = held
-        if quantity in found:
-            raise InputError(f"columns: {found[quantity][0]} and {column} both hold {quantity}", "keep one of them")
-        found[quantity] = column, scale
+        if held is not None:
+            found.setdefault(held[0], []).append((column, held[1] * _values(table[column], column, unread)))
+    for column in map(str, table.columns):
+        shared = _per_gpu(column)
+        if shared is not None and shared[1] == OF_ALL and shared[0] not in found and column not in QUANTITIES:
+            found[shared[0]] = [(column, _values(table[column], column, unread) / _gpus(table))]
     if not found:
         raise InputError(
             "columns: no column holds what was measured",
             f"call it as the prediction is called, or with its unit: {', '.join(QUANTITIES[:4])}, median_ttft_s, …",
         )
-    return Measured({quantity: scale * _values(table[name], name) for quantity, (name, scale) in found.items()})
+    return Measured({quantity: _one(quantity, each) for quantity, each in found.items()}, tuple(unread.most_common()))
 
 
-def _values(texts: pd.Series, column: str) -> Floats:
-    """Load generators write 0 where nothing was measured (the time between tokens of requests for one)."""
+SAME = 0.01
+"""Share by which two columns of one quantity may differ (``p50_ttft_ms`` beside ``median_ttft_ms``)."""
+
+
+def _one(quantity: str, columns: list[tuple[str, Floats]]) -> Floats:
+    """The values of the first of several columns of one quantity, and where it is blank of the next."""
+    name, out = columns[0]
+    for other, values in columns[1:]:
+        both = np.isfinite(out) & np.isfinite(values)
+        if not np.allclose(out[both], values[both], rtol=SAME):
+            raise InputError(f"columns: {name} and {other} both hold {quantity}", "keep one of them")
+        out = np.where(np.isfinite(out), out, values)
+    return out
+
+
+def _gpus(table: pd.DataFrame) -> Floats:
+    """GPUs of the engine of each row: the product of its degrees, else as many as it has; one where neither says."""
+    meant = columns_meant(table.columns, ("tp", "pp", "dp", "num_gpus", "gpu"))
+    named = {meant.get(str(column), str(column)): column for column in table.columns}
+    out, told = np.ones(len(table)), np.zeros(len(table), np.bool_)
+    for name in ("tp", "pp", "dp"):
+        if name in named:
+            values = np.array([number(cell(str(text))) or np.nan for text in table[named[name]]], np.float64)
+            told |= np.isfinite(values)
+            out *= np.where(np.isfinite(values), values, 1.0)
+    if "num_gpus" in named:
+        counts = np.array([number(cell(str(text))) or np.nan for text in table[named["num_gpus"]]], np.float64)
+        out, told = np.where(told, out, counts), told | np.isfinite(counts)
+    if "gpu" in named:
+        counts = np.array([gpus_counted(str(text)) or np.nan for text in table[named["gpu"]]], np.float64)
+        out, told = np.where(told, out, counts), told | np.isfinite(counts)
+    return np.where(told, out, 1.0)  # of one GPU, as it is predicted
+
+
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.ASCII)
+
+
+def _values(texts: pd.Series, column: str, unread: Counter[str]) -> Floats:
+    """Load generators write 0 where nothing was measured (the time between tokens of requests for one). What is no
+    number (``OOM``, ``timeout``) was not measured either, and is counted in ``unread``."""
     out = np.full(len(texts), np.nan)
     for row, text in enumerate(texts):
         said = cell(str(text))
         if not said:
             continue
-        value = number(said)
+        value = number(said.replace(",", "") if _THOUSANDS.fullmatch(said) else said)
         if value is None or not 0 <= value < np.inf:
-            raise InputError(
-                f"{column}: {shown(said)} in row {row + 1} is no number above 0", "correct it, or leave it blank"
-            )
-        out[row] = value or np.nan
+            unread[f"{column}: {shown(said)} is no number above 0"] += 1
+        else:
+            out[row] = value or np.nan
     return out

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from planner.contract.documents import Document
+from planner.contract.sparse import Sparse
 
 ALL = "all"
 
@@ -37,10 +40,15 @@ class LeftOut(Document):
     rows: int
 
 
-class Scores(Document):
+class Scores(Sparse):
     """Predictions against what was measured: of everything, then by each column asked for."""
+
+    SELDOM: ClassVar = ("unread",)
 
     rows: int = Field(description="of the table")
     left_out: tuple[LeftOut, ...] = Field(description="rows that were not predicted, by reason")
     unmeasured: int = Field(description="predicted rows of which nothing was measured")
     scores: tuple[Score, ...]
+    unread: tuple[LeftOut, ...] = Field(
+        default=(), description="measured cells that hold no number, and were taken as not measured; rows: of cells"
+    )

@@ -64,6 +64,7 @@ def scores_of(answer: pd.DataFrame, measured: Measured, by: Sequence[str] = ()) 
         left_out=tuple(LeftOut(reason=reason, rows=rows) for reason, rows in reasons.most_common()),
         unmeasured=int((predicted_rows & ~anything).sum()),
         scores=tuple(out),
+        unread=tuple(LeftOut(reason=reason, rows=cells) for reason, cells in measured.unread),
     )
 
 

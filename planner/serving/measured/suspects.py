@@ -17,6 +17,9 @@ PARTS: dict[str, str] = {"tpot_ms_mean": "tpot_ms_by_part", "ttft_ms_mean": "ttf
 """Quantity → the column that says what its prediction consists of; a median is held against the same parts."""
 
 _MEDIANS = {"tpot_ms_mean": "tpot_ms_p50", "ttft_ms_mean": "ttft_ms_p50"}
+ALIKE = 0.02
+"""Median |log(measured ÷ predicted)| within which parts explain alike."""
+
 _FACTORS = np.geomspace(0.1, 10.0, 121)
 
 
@@ -62,7 +65,10 @@ def suspects(answer: pd.DataFrame, measured: Measured) -> list[Suspect]:
         rows = np.flatnonzero(both)
         parts = [_read(str(text)) for text in answer[of_parts].iloc[rows]]
         logs = np.log(truth[rows] / predicted[rows])
-        found = min((_explained(name, parts, logs) for name in sorted(set().union(*parts))), key=lambda each: each[2])
+        each = [_explained(name, parts, logs) for name in sorted(set().union(*parts))]
+        # Of parts that explain alike (of one configuration, all large ones do), the one that has to be least off.
+        least = min(left for _, _, left in each)
+        found = min((one for one in each if one[2] <= least + ALIKE), key=lambda one: abs(np.log(one[1])))
         before = float(np.median(np.abs(logs)))
         out.append(Suspect(told, len(rows), int(outside.sum()), found[0], found[1], before, found[2]))
     return out

@@ -49,6 +49,48 @@ def test_a_name_without_its_organisation_becomes_one_that_engines_can_load(name:
     assert found.notes[-1] == f"what {name} is taken to be"
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dsr1", "deepseek-ai/DeepSeek-R1"),
+        ("gptoss120b", "openai/gpt-oss-120b"),
+        ("gpt_oss_20b", "openai/gpt-oss-20b"),
+        ("llama70b", "meta-llama/Llama-3.3-70B-Instruct"),
+        ("LLaMA v3.3 70B", "meta-llama/Llama-3.3-70B-Instruct"),
+        ("llama3_1-8b", "meta-llama/Llama-3.1-8B"),
+        ("qwen3-235b", "Qwen/Qwen3-235B-A22B"),
+        ("Qwen3.5 35B", "Qwen/Qwen3.5-35B-A3B"),
+        ("minimaxm2.5", "MiniMaxAI/MiniMax-M2.5"),
+        ("glm5", "zai-org/GLM-5"),
+        ("GLM5-FP8", "zai-org/GLM-5-FP8"),
+        ("deepseekv3", "deepseek-ai/DeepSeek-V3"),
+    ],
+)
+def test_short_names_and_loose_spellings_are_what_people_mean(name: str, meant: str) -> None:
+    found = find_architecture(name)
+    assert found.name == meant
+    assert found.notes[-1] == f"what {name} is taken to be"
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("dsr1-fp8", "fp8_block"),  # as published
+        ("nvidia/Qwen3-235B-A22B-FP8", "fp8"),  # Qwen's own are blocks
+        ("unsloth/gpt-oss-120b-BF16", "bf16"),
+        ("Llama3.3-70B-FP8", "fp8"),
+    ],
+)
+def test_a_format_is_that_of_who_publishes_it(name: str, precision: str) -> None:
+    assert find_architecture(name).weight_precision == precision
+
+
+@pytest.mark.parametrize("name", ["DeepSeek-V4", "mistral", "llama"])
+def test_a_name_of_several_models_is_refused(name: str) -> None:
+    with pytest.raises(UnknownName):
+        find_architecture(name)
+
+
 def test_a_relative_may_have_a_longer_context_and_another_quantization() -> None:
     assert find_architecture("moonshotai/Kimi-K2-Instruct-0905").max_context_tokens == 262144
     newer = find_architecture("nvidia/DeepSeek-R1-0528-FP4-v2")
@@ -80,3 +122,17 @@ def test_another_models_name_says_how_to_get_its_config() -> None:
     with pytest.raises(UnknownName) as caught:
         find_architecture("acme/rocket-7b", allow_paths=False)
     assert "config.json" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    [
+        ("nvidia/Llama-3.3-70B-Instruct-FP8", "fp8"),
+        ("nvidia/Qwen3-30B-A3B-FP4", "fp8"),
+        ("RedHatAI/Llama-3.3-70B-Instruct-FP8", None),
+        ("nvidia/GLM-5.1-NVFP4", None),
+    ],
+)
+def test_checkpoints_of_nvidia_ask_for_their_cache(name: str, cache: str | None) -> None:
+    scheme = find_architecture(name).cache_scheme
+    assert (scheme and (scheme.writer, scheme.format)) == (cache and ("modelopt", cache))

@@ -27,5 +27,5 @@ def test_a_day_is_read_however_it_is_stamped_and_a_month_or_nothing_says_none() 
 
 
 def test_what_is_no_day_is_refused() -> None:
-    with pytest.raises(InputError, match="date: '03/01/2026' is no day"):
+    with pytest.raises(InputError, match="date: '03/01/2026' may be 2026-03-01"):
         days(["03/01/2026"])

@@ -22,6 +22,8 @@ from planner.imports.request import parse_import_request
 from planner.kinds import example
 from planner.serving.document.opening import engine_fields
 from planner.serving.document.plan import Plan, parse_plan
+from planner.serving.fleets.planning import plan_fleet
+from planner.serving.fleets.request import parse_fleet_request
 from planner.serving.memory import memory
 from planner.serving.memory_document import parse_memory_request
 from profiles.errors import InputError
@@ -276,3 +278,35 @@ def test_what_a_longer_run_does_not_carry_is_looked_for_below(monkeypatch: pytes
     assert 0.9 * most < found.value <= most
     assert found.low == found.value
     assert fleet.agreed(found, 10.0, True).value == 10.0
+
+
+def fleet_of(engines: int, names: tuple[str, ...] = ("chat", "code")) -> Plan:
+    loads = [{"isl_from": 100, "isl_to": 1000, "osl": 50, "rate_rps": 30}, {"isl": 4000, "osl": 100, "rate_rps": 4}]
+    services = [
+        {"name": name, "model": "Qwen/Qwen3-8B", "slo": slo, "load": {"classes": [load]}}
+        for name, load, slo in zip(names, loads, ("ttft=1s,tpot=50ms", "ttft_p99=3s,tpot=60ms"), strict=True)
+    ]
+    asked = {"cluster": "12xH100", "services": services, "simulation": False, "survive": {"engines": engines}}
+    return plan_fleet(parse_fleet_request(asked))
+
+
+def test_fleets_of_several_services_are_compared_under_the_load_of_the_first() -> None:
+    """They were shown as dashes."""
+    small, large = fleet_of(0), fleet_of(2)
+    made = compared(small, large)
+    for side, plan in zip(made.sides, (small, large), strict=True):
+        assert side.problem is None
+        assert [each.service for each in side.promises] == ["chat", "chat", "code", "code"]
+        assert side.rate_rps == pytest.approx(34)
+        assert side.carries_rps is not None
+        assert 0 < side.carries_rps.value < 34 * plan.decision.schedule[0].carries * 1.4
+    assert made.sides[1].keeps_promises
+    assert made.sides[0].carries_rps is not None
+    assert made.sides[1].carries_rps is not None
+    assert made.sides[1].carries_rps.value > made.sides[0].carries_rps.value
+    with pytest.raises(InputError, match="has no effect on fleets of several services"):
+        compared(small, large, slo="ttft=1s")
+    with pytest.raises(InputError, match="has no one load"):
+        compared(small)
+    other = compared(small, fleet_of(0, ("chat", "docs"))).sides[1]
+    assert other.problem == "documents: serves chat, docs, and the load is of chat, code"

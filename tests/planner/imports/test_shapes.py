@@ -43,6 +43,13 @@ def test_what_is_not_understood_is_refused_with_an_example(text: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("text", ["TP1 DP56 EP56+24", "TP1 DP16 EP16 low-latency", "2xTP1 DP16 EP16 two-batch"])
+def test_what_a_name_says_of_experts_beside_degrees_is_asked_elsewhere(text: str) -> None:
+    with pytest.raises(InputError, match="is no degree") as caught:
+        parse_shapes(text)
+    assert "--redundant, --exchange and --overlap" in str(caught.value.hint)
+
+
 def test_the_deployment_is_a_document_like_any_other() -> None:
     document = deployment_of_shapes("prefill=4xTP1,decode=1xTP4", ASKED)
     assert parse_deployment(document.to_json()) == document

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from planner.power.policy import CapCommand, Level, Policy, driven, none, polca
+from planner.power.policy import CapCommand, Level, Policy, driven, none, polca, static
 from planner.power.series import commands_csv
 
 ROW = ("hp", "lp")
@@ -119,3 +119,16 @@ def test_commands_of_roles_say_which() -> None:
     text = commands_csv(found)
     assert text.startswith("t_s,priority,clock_mhz,role\n2,lp,900,decode\n2,lp,1200,prefill\n4,hp,288,decode\n")
     assert "1764150000,hp,,decode" in text
+
+
+def test_caps_that_are_always_set_are_commanded_with_the_first_reading() -> None:
+    said = driven(
+        static((None, 1110)),
+        [(0.0, 500.0), (2.0, 500.0)],
+        ROW,
+        budget_watts=1000,
+        period_s=2,
+        delay_s=40,
+        brake_mhz=288,
+    )
+    assert list(said) == [CapCommand(0.0, "lp", 1110)]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from planner.contract.kind import EXAMPLES
+from planner.power.policy import NAMES
 from planner.power.request import parse_power_request
 from planner.power.row import row_of, row_without_load
 from planner.replay.request import Trace
@@ -29,6 +30,14 @@ def trace(seconds: float, count: int) -> Trace:
         isl=(100,) * count,
         osl=(10,) * count,
     )
+
+
+def _plan(edited: bool = False, **changed: Any) -> dict[str, Any]:
+    """The example's, ``changed``."""
+    plan: dict[str, Any] = json.loads((EXAMPLES / "serving.json").read_text("utf-8"))
+    if edited:
+        plan["decision"]["engines"][0]["limits"]["max_sequences"] -= 1
+    return {**plan, **changed}
 
 
 WRONG: dict[str, tuple[Change, str]] = {
@@ -91,6 +100,21 @@ WRONG: dict[str, tuple[Change, str]] = {
         "'hp' is given twice",
     ),
     "too few days for the bound": (lambda f: f.update(days=300), "300 are too few for a bound of 1 brakes a year"),
+    "a clock below the range": (lambda f: f.update(caps=[{"priority": "lp", "clock_mhz": 100}]), "100 MHz is outside"),
+    "a clock of a GPU whose clocks are not known": (
+        lambda f: (f["servers"][0].update(gpu="L4"), f.update(caps=[{"priority": "lp", "clock_mhz": 1275}])),
+        "L4 has no known range of clocks",
+    ),
+    "a cap twice": (
+        lambda f: f.update(caps=[{"priority": "lp", "clock_mhz": 1275}, {"priority": "lp", "clock_mhz": 1110}]),
+        "lp is given twice",
+    ),
+    "no kind of server": (lambda f: f.update(servers=[]), "an empty list has fewer than 1"),
+    "fewer servers than none": (lambda f: f["servers"][0].update(today=-1), "today: -1"),
+    "days that hold no busy one": (lambda f: f.update(days=20), "days: 20 should be"),
+    "an edited plan": (lambda f: f["servers"][0].update(plan=_plan(edited=True)), "edited since it was made"),
+    "a plan of another schema": (lambda f: f["servers"][0].update(plan=_plan(schema_version="9.0")), "plan"),
+    "a plan for other GPUs": (lambda f: f["servers"][0].update(plan=_plan()), "and the server has A100-SXM-80GB"),
     "an unknown GPU": (lambda f: f["servers"][0].update(gpu="Z9"), "'Z9'"),
     "a trace of a minute": (lambda f: f.update(trace=trace(60, 5000)), "60 s are too short"),
     "a trace of few requests": (lambda f: f.update(trace=trace(3600, 900)), "too few for p99"),
@@ -150,6 +174,20 @@ def test_a_gpu_without_known_clocks_has_no_caps_to_choose(fields: dict[str, Any]
     row = row_without_load(parse_power_request(fields))
     with pytest.raises(InputError, match="L4 has no known settable clocks"):
         polca_for(row)
+
+
+def test_a_policy_alone_is_the_row_files_or_what_the_answer_chooses(fields: dict[str, Any]) -> None:
+    """None: the answer chooses it, under the limits of impact."""
+    from planner.power.series import preset
+
+    asked = parse_power_request(fields)
+    assert [preset(name, asked) is None for name in NAMES] == [False, False, True, True, False, True, True]
+    capped = preset("static", parse_power_request({**fields, "caps": [{"priority": "lp", "clock_mhz": 1110}]}))
+    assert capped is not None
+    assert capped.always == (None, 1110)
+    deepest = preset("threshold", parse_power_request({**fields, "slo_impact": []}))
+    assert deepest is not None
+    assert deepest.clocks_mhz == [None, 1110]
 
 
 def test_polca_on_another_gpu_has_settable_clocks(fields: dict[str, Any]) -> None:

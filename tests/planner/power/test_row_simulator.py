@@ -118,7 +118,7 @@ def test_the_brake_is_let_go_whatever_becomes_of_commands(row: RowModel) -> None
 
 def test_a_class_that_no_command_reaches_is_as_fast_as_ever(row: RowModel) -> None:
     row = replace(row, tree=replace(row.tree, budgets=row.tree.budgets * 0.75))
-    dead = replace(row, timing=replace(row.timing, dead=1))
+    dead = replace(row, timing=replace(row.timing, dead=(1,)))
     policy = replace(polca(2, (600, 405), 705), brakes=False)
     group = row.servers(8).group
 

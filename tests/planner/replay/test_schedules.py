@@ -159,3 +159,34 @@ def test_a_long_load_has_its_intervals_from_its_busiest_stretch(monkeypatch: pyt
     assert long.attainment.high <= 1
     assert any("the busiest 1,000 requests" in said for said in long.warnings)
     assert not any("busiest" in said for said in whole.warnings)
+
+
+@cache
+def of_two() -> Plan:
+    services = [{**SERVICE, "name": name, "load": {"classes": [CLASS]}} for name in ("chat", "code")]
+    return plan_fleet(parse_fleet_request({"cluster": "16xH100", "services": services, "simulation": False}))
+
+
+CLASS = {"isl_from": 100, "isl_to": 1000, "osl": 50, "rate_rps": 6}
+
+
+def test_of_a_service_that_is_named_its_own_requests_are_kept() -> None:
+    load = trace(np.linspace(0, 40, 300).tolist(), [500] * 300, [50] * 300)
+    seen: list[Outcome] = []
+    asked = {"plan": of_two(), "trace": load, "service": "code"}
+    report = simulate(parse_simulation_request(asked), keep=seen.append)
+    assert report.load.requests > 20_000  # the other's come at random
+    assert seen[0].isl.tolist() == [500] * 300
+    assert len(rows_of(seen[0]).splitlines()) == 301
+
+
+def test_a_service_with_hardly_any_requests_among_the_busiest_has_an_interval_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("planner.replay.scheduled.LONG", 500)
+    load = trace(np.linspace(0, 200, 30).tolist(), [500] * 30, [50] * 30, begins_s=3000)
+    report = simulate(parse_simulation_request({"plan": of_two(), "trace": load, "service": "code"}))
+    for each in report.slo:
+        assert each.simulated is not None
+        assert each.simulated.low < each.simulated.value < each.simulated.high
+    assert any("around its own" in said for said in report.warnings)

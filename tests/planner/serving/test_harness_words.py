@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from planner.serving.harness_words import in_our_terms
+from planner.serving.dates import day_stamped
+from planner.serving.harness_words import in_one_cell, in_our_terms
 from planner.serving.measured.columns import measured_columns, quantity_of
 from planner.serving.prediction_table import predict
 from profiles.errors import InputError
@@ -137,8 +138,112 @@ def test_a_run_is_of_its_day_however_that_is_stamped(date: str) -> None:
     assert answered({**VLLM, "date": date})["release"] == "0.16.0"
 
 
-def test_a_date_that_is_none_is_refused() -> None:
-    assert answered({**VLLM, "date": "03/01/2026"})["error"].startswith("date: '03/01/2026' is no day")
+def test_a_date_that_is_none_or_may_be_two_is_refused() -> None:
+    assert answered({**VLLM, "date": "soon"})["error"].startswith("date: 'soon' is no day")
+    both = answered({**VLLM, "date": "03/01/2026"})["error"]
+    assert both == "date: '03/01/2026' may be 2026-03-01 or 2026-01-03; write it as the one that it is"
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("25/03/2026", "2026-03-25"),
+        ("03/25/2026 14:20", "2026-03-25"),
+        ("05/05/2026", "2026-05-05"),
+        ("2026/3/5", "2026-03-05"),
+        ("2026.03.05", "2026-03-05"),
+        ("5 March 2026", "2026-03-05"),
+        ("Mar 5th, 2026", "2026-03-05"),
+        ("05-Mar-2026", "2026-03-05"),
+        ("March 2026", "2026-03"),
+    ],
+)
+def test_days_as_people_write_them(text: str, day: str) -> None:
+    assert day_stamped(text) == day
+
+
+@pytest.mark.parametrize("text", ["2026-13-01", "31/02/2026", "5 Marzipan 2026", "2026", "45936"])
+def test_what_is_no_day_is_not_taken_for_one(text: str) -> None:
+    with pytest.raises(InputError, match="is no day"):
+        day_stamped(text)
+
+
+def test_samples_of_aiconfigurator_say_users_by_replica_and_their_day_in_words() -> None:
+    said = {"batch_size": "16", "dp": "4", "silicon_data_source": "x; silicon_concurrency=64; measured=2026-04-17T00"}
+    found = in_our_terms(said, [])
+    assert (found["concurrency"], found["date"]) == ("64", "2026-04-17")
+    assert (found["campaign"], found["spread"]) == ("InferenceX", "0.8-1")
+    assert in_our_terms({**said, "batch_size": "8"}, [])["concurrency"] == "32"
+    assert in_our_terms({**said, "concurrency": "5", "date": "2026-01-01"}, [])["concurrency"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("degrees", "meant"),
+    [
+        ({"tp": "16", "dp": "1", "ep": "4", "moe_tp": "4"}, ("4", "1", "4", "1")),
+        ({"tp": "4", "dp": "4", "ep": "4", "moe_tp": "4"}, ("1", "4", "4", "1")),
+        ({"tp": "4", "dp": "4", "ep": "16", "moe_tp": "1"}, ("1", "4", "4", "1")),
+        ({"tp": "1", "dp": "", "ep": "4", "moe_tp": "1"}, ("1", "4", "4", "1")),
+        ({"tp": "8", "dp": "1", "ep": "8", "moe_tp": "1"}, ("8", "1", "8", "1")),
+        ({"tp": "8", "dp": "1", "ep": "1", "moe_tp": "8"}, ("8", "1", "1", "8")),
+    ],
+)
+def test_samples_of_aiconfigurator_list_some_engines_as_the_square_of_their_gpus(
+    degrees: dict[str, str], meant: tuple[str, ...]
+) -> None:
+    found = in_our_terms({**degrees, "silicon_data_source": "db-dump", "isl": "1024"}, [])
+    assert tuple(found[name] for name in degrees) == meant
+    assert in_our_terms({**degrees, "isl": "1024"}, []) == {**degrees, "isl": "1024"}, "of no other table"
+
+
+@pytest.mark.parametrize(
+    ("framework", "isl", "spread"),
+    [("vllm", "1024", "0.95-1"), ("sglang", "1024", ""), ("sglang", "4000", "0.8-1")],
+)
+def test_runs_of_the_samples_own_authors_are_no_campaigns(framework: str, isl: str, spread: str) -> None:
+    said = {"framework": framework, "isl": isl, "silicon_data_source": "source_file=/Users/x/y.csv"}
+    found = in_our_terms(said, [])
+    assert (found.get("spread", ""), found.get("campaign")) == (spread, None)
+
+
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [
+        ({"concurrency": "31.2"}, "rate"),  # a mean was measured
+        ({"concurrency": "32", "request_throughput": "3.99"}, "rate"),
+        ({"concurrency": "32", "request_throughput": "2.5"}, "concurrency"),
+    ],
+)
+def test_of_a_rate_and_requests_at_once_the_one_that_limited_is_read(more: dict[str, str], kept: str) -> None:
+    notes: list[str] = []
+    found = in_our_terms({"rate": "4", **more}, notes)
+    assert [name for name in ("rate", "concurrency") if found[name]] == [kept]
+    assert len(notes) == 1
+    assert in_our_terms({"rate": "4", "concurrency": "32"}, notes) == {"rate": "4", "concurrency": "32"}
+
+
+def test_a_release_may_stand_behind_the_framework() -> None:
+    run = {name: value for name, value in VLLM.items() if name not in ("date", "backend")}
+    assert answered({**run, "framework": "vLLM v0.16.0"})["release"] == "0.16.0"
+    assert answered({**run, "framework": "vllm (CUDA)", "version": "0.16.0"})["release"] == "0.16.0"
+
+
+@pytest.mark.parametrize("version", ["25.12-py3", "nvcr.io/nvidia/vllm:25.12-py3", "2025.12", "25.12"])
+def test_a_tag_of_nvidias_containers_is_a_month(version: str) -> None:
+    run = {name: value for name, value in VLLM.items() if name != "date"}
+    assert answered({**run, "version": version})["release"] == answered({**run, "date": "2025-12"})["release"]
+    assert answered({**run, "version": "0.12.0"})["release"] == "0.12.0"
+    assert answered({**VLLM, "version": "V1"})["release"] == answered(VLLM)["release"]
+
+
+def test_remarks_on_a_precision_are_not_read() -> None:
+    plain, told = (answered({**VLLM, "precision": word}) for word in ("fp8", "FP8 (E4M3)"))
+    assert told["error"] == "" != plain["tpot_ms_p50"] == told["tpot_ms_p50"]
+
+
+def test_engines_apart_are_no_one_configuration_and_unused_degrees_are_zero() -> None:
+    assert "prefill and decode engines apart" in answered({**VLLM, "mode": "disagg"})["error"]
+    assert answered({**VLLM, "dp": "0", "ep": "0"})["error"] == ""
 
 
 def test_a_measured_engine_had_its_experts_cut_as_it_starts() -> None:
@@ -174,3 +279,68 @@ def test_lengths_that_are_means_of_a_data_set_differ() -> None:
     )
     for other in others:
         assert in_our_terms(other, []).get("spread") == other.get("spread")
+
+
+def test_results_of_inferencex_are_started_and_sent_as_it_does() -> None:
+    run = {
+        "hw": "b200-nvd",
+        "conc": "16",
+        "model": "dsr1",
+        "framework": "sglang",
+        "precision": "fp8",
+        "tp": "8",
+        "ep": "1",
+    }
+    run |= {
+        "precision": "fp8",
+        "ep": "1",
+        "isl": "1024",
+        "osl": "1024",
+        "median_ttft": "0.3",
+        "image": "lmsysorg/sglang:v0.5.9-cu130",
+    }
+    row = answered(run)
+    ours = {**run, "campaign": "InferenceX", "spread": "0.8-1", "gpu": "B200", "concurrency": "16"}
+    del ours["hw"], ours["conc"]
+    assert row["error"] == ""
+    assert row["ttft_ms_mean"] == answered(ours)["ttft_ms_mean"]
+    assert "as InferenceX starts it" in row["note"]
+
+
+def test_a_measured_rate_beyond_what_an_engine_serves_is_that_of_a_full_one() -> None:
+    run = {name: value for name, value in VLLM.items() if name != "max_concurrency"} | {"request_rate": "5000"}
+    ran, asked = answered(run), predict(pd.DataFrame([run])).iloc[0]
+    assert asked["error"].startswith("rate: 5000 requests/s is more than this engine serves")
+    assert ran["error"] == ran["ttft_ms_mean"] == ran["e2e_ms_p99"] == ""
+    assert "predicted as full" in ran["note"]
+    full = answered({**VLLM, "max_concurrency": "1024", "num_prompts": "10240"})
+    assert float(ran["output_tokens_per_s_per_gpu"]) == pytest.approx(
+        float(full["output_tokens_per_s_per_gpu"]), rel=0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "meant"),
+    [
+        ({"ISL/OSL": "1024/8192"}, {"isl": "1024", "osl": "8192"}),
+        ({"Sequence Length (ISL/OSL)": "1,000 / 1k"}, {"isl": "1,000", "osl": "1k"}),
+        ({"ISL/OSL": "1024/8192", "isl": "7"}, {"isl": "7", "osl": "8192"}),
+        ({"parallelism": "TP4EP4"}, {"tp": "4", "ep": "4"}),
+        ({"Parallelism": "DEP8"}, {"dp": "8", "ep": "8"}),
+        ({"mapping": "TEP8, PP2"}, {"tp": "8", "ep": "8", "pp": "2"}),
+        ({"tp": "TP8"}, {"tp": "8"}),
+        ({"tp": "EP8"}, {"tp": "EP8"}),
+        ({"parallelism": "TP4", "tp": "2"}, {"tp": "2"}),
+    ],
+)
+def test_lengths_and_degrees_may_stand_in_one_cell(record: dict[str, str], meant: dict[str, str]) -> None:
+    assert in_one_cell(record) == {**record, **meant}
+
+
+def test_such_cells_are_predicted() -> None:
+    run = {"model": "Qwen/Qwen3-32B", "gpu": "H200", "framework": "vllm", "concurrency": "4"}
+    plain = answered({**run, "tp": "4", "isl": "1024", "osl": "512", "gpu_memory_utilization": "0.9"})
+    said = answered({**run, "parallelism": "TP4", "ISL/OSL": "1024/512", "gpu_memory_utilization": "90%"})
+    assert plain["error"] == said["error"] == ""
+    assert plain["ttft_ms_mean"] == said["ttft_ms_mean"]
+    assert answered({**run, "tp": "4", "isl": "1024 tokens", "osl": "512"})["ttft_ms_mean"] == plain["ttft_ms_mean"]

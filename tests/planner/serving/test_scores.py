@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from planner.contract.words import words
 from planner.serving.measured.columns import measured_columns, quantity_of
 from planner.serving.measured.scores import best_single_score, interval_score, scores_of
 from planner.serving.prediction_table import ADDED, predict
@@ -160,8 +161,7 @@ def test_interval_score_is_gneitings() -> None:
     ("columns", "named"),
     [
         ({"other": "1"}, "no column holds what was measured"),
-        ({"ttft_ms_mean": "1", "mean_ttft_ms": "1"}, "both hold ttft_ms_mean"),
-        ({"ttft_ms_mean": "-3"}, "ttft_ms_mean: '-3' in row 1"),
+        ({"ttft_ms_mean": "1", "mean_ttft_ms": "2"}, "both hold ttft_ms_mean"),
     ],
 )
 def test_measured_columns_that_mean_nothing_are_refused(columns: dict[str, str], named: str) -> None:
@@ -176,3 +176,60 @@ def test_every_quantity_is_a_column_of_the_prediction() -> None:
         assert quantity in ADDED
         if not quantity.endswith("p99"):
             assert f"{ENDS.get(quantity, quantity)}_low" in ADDED
+
+
+def test_cells_that_are_no_numbers_were_not_measured_and_are_counted() -> None:
+    table = pd.DataFrame({"tp": ["2"] * 6, "ttft_ms_mean": ["1,234.5", "OOM", "OOM", "-3", "", "0"]})
+    truth = measured_columns(table)
+    assert truth.values["ttft_ms_mean"][0] == 1234.5
+    assert np.isnan(truth.values["ttft_ms_mean"][1:]).all()
+    assert truth.unread == (
+        ("ttft_ms_mean: 'OOM' is no number above 0", 2),
+        ("ttft_ms_mean: '-3' is no number above 0", 1),
+    )
+
+
+def test_two_columns_of_one_quantity_fill_each_other() -> None:
+    table = pd.DataFrame({"median_tpot_ms": ["10", "", "12"], "p50_tpot_ms": ["10.01", "11", ""]})
+    assert measured_columns(table).values["tpot_ms_p50"].tolist() == [10, 11, 12]
+
+
+def test_what_all_gpus_put_out_is_divided_by_them() -> None:
+    table = pd.DataFrame(
+        {
+            "tensor_parallel_size": ["2", "", "", ""],
+            "num_gpus": ["", "4", "", ""],
+            "gpu": ["H100", "H100", "8xH100", "H100"],
+            "output_throughput": ["100", "100", "100", "100"],
+            "avg_power_watts": ["1000", "1000", "1000", "1000"],
+        }
+    )
+    truth = measured_columns(table).values
+    np.testing.assert_array_equal(truth["output_tokens_per_s_per_gpu"], [50, 25, 12.5, 100])
+    np.testing.assert_array_equal(truth["watts_per_gpu"], [500, 250, 125, 1000])
+    plain = measured_columns(pd.DataFrame({"output tok/s/GPU": ["7"], "Output Throughput (tok/s)": ["9"]})).values
+    assert plain["output_tokens_per_s_per_gpu"].tolist() == [7]
+
+
+def test_every_column_that_is_known_to_hold_something_measured_is_read() -> None:
+    for quantity, names in words().measured.items():
+        for column in (*names["per GPU"], *names["of all GPUs"]):
+            assert list(measured_columns(pd.DataFrame({"tp": ["1"], column: ["3"]})).values) == [quantity]
+
+
+def test_scores_equal_what_pandas_makes_of_the_same_columns() -> None:
+    rng = np.random.default_rng(0)
+    changes = [{"concurrency": str(n), "tpot_ms_p50": f"{8 + n / 8 * rng.uniform(0.5, 2):.3f}"} for n in range(1, 41)]
+    answer = predict(table := runs(*changes), beside_measured=True)
+    (card, *_) = [s for s in scores_of(answer, measured_columns(table)).scores if s.quantity == "tpot_ms_p50"]
+    truth, predicted, low, high = (
+        answer[name].astype(float)
+        for name in ("tpot_ms_p50", "tpot_ms_p50_predicted", "tpot_ms_p50_low", "tpot_ms_p50_high")
+    )
+    error = predicted / truth - 1
+    assert card.mape_pct == pytest.approx(100 * error.abs().mean(), abs=0.06)
+    assert card.median_pct == pytest.approx(100 * error.abs().median(), abs=0.06)
+    assert card.bias_pct == pytest.approx(100 * error.median(), abs=0.06)
+    assert card.coverage_pct == pytest.approx(100 * truth.between(low, high).mean(), abs=0.06)
+    missed = np.log(low / truth).clip(lower=0) + np.log(truth / high).clip(lower=0)
+    assert card.interval_score == pytest.approx((np.log(high / low) + 10 * missed).mean(), abs=1e-4)

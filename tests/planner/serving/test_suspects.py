@@ -41,3 +41,13 @@ def test_the_part_that_is_off_is_named_with_its_factor(part: str, slow: float) -
 def test_nothing_is_suspected_of_predictions_that_hold() -> None:
     table = answers(1.0)
     assert suspects(table, measured_columns(table[["tpot_ms_mean"]])) == []
+
+
+def test_of_one_configuration_the_part_is_named_that_has_to_be_least_off() -> None:
+    table = answers(1.0)
+    table["tpot_ms_by_part"] = "gemm 6; attention 0.9; host 1.1"
+    table["tpot_ms_mean_predicted"], table["tpot_ms_low"], table["tpot_ms_high"] = "8", "7.4", "8.6"
+    table["tpot_ms_mean"] = "11"
+    (found,) = suspects(table, measured_columns(table[["tpot_ms_mean"]]))
+    assert found.part == "gemm", "1.5 times it, not 4.3 times the attention"
+    assert found.factor == pytest.approx(1.5, rel=0.05)

@@ -326,6 +326,14 @@ def test_parts_of_a_step_add_up() -> None:
             "0.5.11 does not have it; give framework=sglang@0.5.14",
         ),
         ({"dp": "36", "ep": "36"}, "give tp × dp = 32 or 40, whole nodes"),
+        (
+            {"gpu": "L40S", "model": "Qwen/Qwen3-235B-A22B", "dp": "16", "ep": "16", "exchange": "low_latency"},
+            "SGLang does not run it on L40S; give exchange=none",  # plain Ethernet between nodes
+        ),
+        (
+            {"gpu": "GB200", "framework": "trtllm", "dp": "144", "ep": "144", "exchange": "nvlink_one_sided"},
+            "no further than one NVLink domain of 72 GPUs; share the experts out over at most 72",
+        ),
         ({"gpu_memory_utilization": "0.97"}, "4.3 GB of them its exchange's buffers; give gpu_memory_utilization=0.9"),
         ({"gpu": "H100", "model": "Qwen/Qwen3-32B", "dp": "1", "ep": "1", "tp": "8"}, "redundant: .* has no experts"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -36,6 +37,51 @@ def every_loss(question: MixQuestion, engines: Floats) -> set[tuple[float, ...]]
     if ask.spot_pools:
         for pool in set(kinds.pool[kinds.spot > 0].tolist()):
             out.add(tuple(np.where((kinds.pool == pool) & (kinds.spot > 0), engines, 0.0).tolist()))
+    zones = sorted(set(kinds.zone[(kinds.zone >= 0) & (engines > 0)].tolist()))
+    for lost in combinations(zones, min(ask.zones, len(zones))) if ask.zones else ():
+        out.add(tuple(np.where(np.isin(kinds.zone, lost), engines, 0.0).tolist()))
+    if ask.nodes:
+        whole = [tuple(map(float, each)) for each in product(*(range(int(count) + 1) for count in engines))]
+        some = {each for each in whole if any(_on_one(kinds, pool, each) for pool in set(kinds.pool.tolist()))}
+        lost_then = {(0.0,) * n}
+        for _ in range(ask.nodes):
+            lost_then = {tuple(a + b for a, b in zip(x, y, strict=True)) for x in lost_then for y in some}
+        out |= {each for each in lost_then if all(x <= count for x, count in zip(each, engines, strict=True))}
+    return out
+
+
+def _on_one(kinds: Kinds, pool: int, engines: tuple[float, ...]) -> bool:
+    """Whether one node of ``pool`` may hold ``engines``, or its part of them."""
+    here = [v for v, count in enumerate(engines) if count]
+    sizes = sum(engines[v] * min(kinds.gpus[v], kinds.node[v]) for v in here)
+    return all(kinds.pool[v] == pool for v in here) and sizes <= max((kinds.node[v] for v in here), default=0)
+
+
+def every_placement(kinds: Kinds, engines: tuple[int, ...], nodes: int) -> set[tuple[int, ...]]:
+    """What is lost with any ``nodes`` nodes, of every way to place ``engines`` on nodes: engine by engine, each on the
+    first nodes, or on any that are begun and have room."""
+    units = [v for v, count in enumerate(engines) for _ in range(count)]
+    out: set[tuple[int, ...]] = set()
+
+    def place(rest: list[int], room: list[tuple[int, int]], where: list[tuple[int, ...]]) -> None:
+        if not rest:
+            for gone in combinations(range(len(room)), min(nodes, len(room))):
+                lost = [v for v, at in zip(units, where, strict=True) if set(at) & set(gone)]
+                out.add(tuple(lost.count(v) for v in range(len(engines))))
+            return
+        v, others = rest[0], rest[1:]
+        need, node, pool = int(kinds.gpus[v]), int(kinds.node[v]), int(kinds.pool[v])
+        if need >= node:
+            more = [(pool, 0)] * (need // node)
+            place(others, [*room, *more], [*where, tuple(range(len(room), len(room) + len(more)))])
+            return
+        for i, (its, free) in enumerate([*room, (pool, node)]):
+            if its == pool and free >= need:
+                left = [*room, (pool, node)] if i == len(room) else list(room)
+                left[i] = (pool, free - need)
+                place(others, left, [*where, (i,)])
+
+    place(units, [], [])
     return out
 
 
@@ -108,3 +154,14 @@ def random_question(rng: np.random.Generator) -> MixQuestion:
     return MixQuestion(
         kinds, works, np.full(steps, 3600.0), blocks, survive, cyclic=bool(steps > 1 and rng.random() < 0.5)
     )
+
+
+def on_nodes(rng: np.random.Generator, asked: MixQuestion) -> MixQuestion:
+    """``asked`` with engines of one to eight GPUs on nodes of four of two pools in two zones, of which a node, two or a
+    zone may be lost, in one step."""
+    n = len(asked.kinds)
+    pool = rng.integers(0, 2, n)
+    kinds = replace(asked.kinds, gpus=rng.choice([1, 2, 4, 8], n), node=np.full(n, 4), pool=pool, zone=pool)
+    survive = [Survive(nodes=1), Survive(nodes=2), Survive(zones=1), Survive(engines=1, nodes=1, share=0.7)]
+    which = survive[int(rng.integers(len(survive)))]
+    return replace(asked, kinds=kinds, work=asked.work[:1], seconds=asked.seconds[:1], cyclic=False, survive=which)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mix_twin import MOST, cheapest, kinds_of, random_question
+from mix_twin import MOST, cheapest, every_placement, kinds_of, on_nodes, random_question
 
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.fewer import fewer
@@ -34,10 +34,12 @@ def test_the_published_example(both: bool, cost: float) -> None:
     assert found.objective == pytest.approx(cost)
 
 
-def agree(seeds: range) -> None:
+def agree(seeds: range, *, nodes: bool = False) -> None:
     tried = 0
     for seed in seeds:
-        asked = random_question(np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        asked = random_question(rng)
+        asked = on_nodes(rng, asked) if nodes else asked
         found = solve_mix(asked, seconds=20)
         if found.engines is not None and found.engines.max() > MOST[len(asked.kinds)]:
             continue
@@ -52,6 +54,10 @@ def agree(seeds: range) -> None:
 
 def test_the_optimum_of_small_questions_is_that_of_all_fleets() -> None:
     agree(range(30))
+
+
+def test_so_it_is_where_nodes_and_zones_may_be_lost() -> None:
+    agree(range(25), nodes=True)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -122,6 +128,21 @@ def test_a_node_takes_all_that_it_may_hold() -> None:
     kinds = replace(kinds_of(np.ones(2)), gpus=np.array([2, 4]), pool=np.array([0, 0]))
     asked = MixQuestion(kinds, [np.ones((1, 2))], HOUR, survive=Survive(nodes=1))
     assert set(losses(asked, np.array([9, 9]))) == {(), ((0, 4),), ((0, 2), (1, 1)), ((1, 2),)}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_nodes_may_take_is_what_some_placement_has_on_them(seed: int) -> None:
+    """Of every way to place the engines: each loss is part of one that is looked at, and each of those of one."""
+    rng = np.random.default_rng(seed)
+    n, nodes = int(rng.integers(2, 4)), int(rng.integers(1, 3))
+    sizes, pool, node = rng.choice([1, 2, 3, 4, 8], n), rng.integers(0, 2, n), np.full(n, 4)
+    kinds = replace(kinds_of(np.ones(n)), gpus=sizes, pool=pool, node=node)
+    engines = rng.integers(1, 4 if n == 2 else 3, n)
+    asked = MixQuestion(kinds, [np.ones((1, n))], HOUR, survive=Survive(nodes=nodes))
+    placed = every_placement(kinds, tuple(engines.tolist()), nodes)
+    looked_at = {tuple(dict(loss).get(v, 0) for v in range(n)) for loss in losses(asked, engines) if loss}
+    for some, others in ((placed, looked_at), (looked_at, placed)):
+        assert all(any(all(a <= b for a, b in zip(lost, most, strict=True)) for most in others) for lost in some)
 
 
 def test_a_change_makes_before_it_breaks() -> None:

@@ -17,6 +17,7 @@ CLASSES = [
     {"isl_from": 2000, "isl_to": 8000, "osl_from": 100, "osl_to": 300, "rate_rps": 10},
 ]
 SERVICE = {"name": "s", "model": "Qwen/Qwen3-8B", "slo": "ttft_p90=1.5s,tpot_p90=60ms", "load": {"classes": CLASSES}}
+SPOT = {"spot_gpus": 8, "spot_usd_per_gpu_hour": 1.25}
 POOLS = [{"gpu": "H100", "gpus": 3}, {"gpu": "L40S", "gpus": 9}]
 
 
@@ -119,3 +120,26 @@ def test_what_misses_its_promise_after_a_loss_is_mended(monkeypatch: pytest.Monk
     assert more.decision.usd_per_hour is not None
     assert more.decision.usd_per_hour >= now.decision.usd_per_hour
     assert more.prediction.services[0].holds_after_loss is True
+
+
+def test_what_misses_its_promise_after_a_loss_is_not_believed_again() -> None:
+    """Of this fleet the L40S were counted on for less, believed anew without the loss, and left as they were."""
+    classes = [{"isl_from": 20, "isl_to": 500, "osl": 200, "rate_rps": 22}, {**CLASSES[0], "isl_from": 500}]
+    classes[1] |= {"isl_to": 4000, "osl_from": 300, "osl_to": 301, "rate_rps": 6}
+    pools = [
+        {
+            "gpu": "H100",
+            "gpus": 16,
+            "spot_gpus": 8,
+            "spot_usd_per_gpu_hour": 1.25,
+            "usd_per_gpu_hour": 2.95,
+            "zone": "a",
+        },
+        {"gpu": "L40S", "gpus": 24, "usd_per_gpu_hour": 1.0, "zone": "b"},
+    ]
+    service = {**SERVICE, "slo": "ttft_p90=1s,tpot_p90=50ms", "load": {"classes": classes}}
+    asked = {"cluster": {"name": "c", "pools": pools}, "services": [service], "disaggregation": "never"}
+    plan = plan_fleet(parse_fleet_request({**asked, "survive": {"spot_pools": 1, "zones": 1, "nodes": 1}}))
+    assert plan.prediction.services[0].holds_after_loss is True
+    report = simulate(parse_simulation_request({"plan": plan, "requests": 20_000, "fail": "spot:H100-SXM@0"}))
+    assert all(each.holds for each in report.slo)

@@ -9,7 +9,7 @@ import pytest
 
 from planner.serving.fleets import planning
 from planner.serving.fleets.request import parse_fleet_request
-from profiles.errors import Infeasible
+from profiles.errors import Infeasible, InputError
 
 QWEN, LLAMA = "Qwen/Qwen3-8B", "meta-llama/Llama-3.1-70B-Instruct"
 
@@ -48,6 +48,12 @@ def both(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any]) -> list[float
 def test_both_programmes_find_the_same_cost(monkeypatch: pytest.MonkeyPatch, request_of: dict[str, Any]) -> None:
     first, second = both(monkeypatch, request_of)
     assert first == pytest.approx(second)
+
+
+def test_one_load_does_not_stay_up_longer_than_its_hour_either() -> None:
+    cluster = {"name": "c", "pools": [{"gpu": "L40S", "gpus": 8, "min_up_s": 7200}]}
+    with pytest.raises(InputError, match=r"min_up_s 7200 is longer than the 3600 s"):
+        planning.plan_fleet(parse_fleet_request({**asked(QWEN, "8xL40S", 200, 50, 1), "cluster": cluster}))
 
 
 @pytest.mark.slow

@@ -1,0 +1,124 @@
+"""Measured rows that cannot stand as they are: what other rows of the same kernel say of them.
+
+With less to do nothing need be slower: an engine could pad. Products that were disturbed are left out
+(:func:`spoiled`); experts that were measured before their kernels were tuned get the time between what does more and
+what does less (:func:`as_tuned`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodels.estimates import Floats
+from costmodels.operations.roofline import Columns
+from profiles.columns import Columns as Measured
+from profiles.columns import texts
+
+SPOILED = 1.3
+"""Times the slower of the next two sizes, that a product was disturbed from on: 0.3 % of TensorRT-LLM's rows, 0.8 % of
+vLLM's (5 % in fp8 on B200: half of those of one row) and 1.5 % of SGLang's, up to three times as long. Chosen on the
+rows themselves."""
+
+UNTUNED = 2.0
+"""Times the least that more work takes, from which experts' kernels were not tuned: 5.4 % of TensorRT-LLM's rows in
+bf16 on H100 and 6.0 % on H200, 3.0 and 4.4 % in fp8; on its other GPUs and in other precisions 0.8 % at most. Chosen
+on the rows themselves, no run of an engine was looked at."""
+
+_ALIKE = ("dtype", "num_gpus", "hidden", "intermediate", "top_k", "experts", "gated")
+_AXES = ("routing", "tokens", "moe_tp", "moe_ep")
+
+
+def spoiled(table: Measured) -> NDArray[np.bool_]:
+    """Which products took so much longer than those of the next two numbers of rows by the same matrix that they were
+    disturbed; [n]. The last two of a matrix have none."""
+    codes = texts(table, "dtype").codes
+    shape = [codes, *(np.asarray(table[name], np.int64) for name in ("n", "k"))]
+    order = np.lexsort((np.asarray(table["m"], np.int64), *shape[::-1]))
+    latency = np.asarray(table["latency_us"], np.float64)[order]
+    more = np.zeros(len(order))
+    alone = np.ones(len(order), dtype=bool)
+    alone[:-2] = False
+    for ahead in (1, 2):
+        more[:-ahead] = np.maximum(more[:-ahead], latency[ahead:])
+    for column in shape:
+        alone[:-2] |= column[order][:-2] != column[order][2:]
+    out = np.zeros(len(order), dtype=bool)
+    out[order] = ~alone & (latency > SPOILED * more)
+    return out
+
+
+def as_tuned(columns: Columns, latency_us: Floats) -> Floats:
+    """Times of experts in µs, [n], ``columns`` those of ``moe``: of rows that take :data:`UNTUNED` times as long as
+    more work does, the geometric mean of the least time of more work and the most of less.
+
+    More work: as many tokens or more, split into as many parts or fewer, routed alike; and all on one GPU, however
+    routed, since it computes the same. Rows that were not tuned themselves say nothing of the least."""
+    out = np.array(latency_us, dtype=np.float64)
+    shapes = np.unique(np.column_stack([np.asarray(columns[name]) for name in _ALIKE]), axis=0, return_inverse=True)[1]
+    order = np.argsort(shapes, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(shapes.ravel()[order])) + 1):
+        if len(rows):
+            out[rows] = _of_shape({name: np.asarray(columns[name])[rows] for name in _AXES}, out[rows])
+    return out
+
+
+def _of_shape(axes: Mapping[str, NDArray[np.generic]], latency_us: Floats) -> Floats:
+    places = [np.unique(axes[name], return_inverse=True) for name in _AXES]
+    at = tuple(index for _, index in places)
+    grid = np.full([len(values) for values, _ in places], np.inf)
+    np.minimum.at(grid, at, latency_us)
+    whole = places[-1][0][0] == 1
+    most = _siblings(grid) if whole else grid
+    most = np.minimum.accumulate(most[:, ::-1], axis=1)[:, ::-1]
+    for split in (2, 3):
+        most = np.minimum.accumulate(most, axis=split)
+    untuned = grid > UNTUNED * most
+    sound = np.where(untuned, np.inf, grid)
+    least = _siblings(sound) if whole else sound
+    least = np.maximum.accumulate(np.where(np.isfinite(least), least, 0.0), axis=1)
+    for split in (2, 3):
+        least = np.flip(np.maximum.accumulate(np.flip(least, split), axis=split), split)
+    between = np.sqrt(most * np.where(least > 0, np.minimum(least, most), most))
+    return np.where(latency_us > UNTUNED * most[at], between[at], latency_us)
+
+
+def _siblings(grid: Floats) -> Floats:
+    """``grid`` [routing, tokens, tp, ep] where the least of all routings stands in for each on one GPU."""
+    out = grid.copy()
+    out[..., 0] = grid[..., 0].min(axis=0)
+    return out
+
+
+class Curves:
+    """Rows of one kernel by the size that grows along a curve, all else equal: what bounds what lies between them.
+
+    Args:
+        keys: of the curve that each row lies on, [n].
+        size: along it, [n], below 2**31.
+        latency_us: [n].
+    """
+
+    def __init__(self, keys: NDArray[np.uint64], size: Sequence[int] | NDArray[np.generic], latency_us: Floats) -> None:
+        self._curves, curve = np.unique(keys, return_inverse=True)
+        places = self._places(curve, size)
+        order = np.argsort(places, kind="stable")
+        self._at, self._us = places[order], np.asarray(latency_us)[order]
+
+    @staticmethod
+    def _places(curve: NDArray[np.int64], size: Sequence[int] | NDArray[np.generic]) -> NDArray[np.int64]:
+        return (curve.astype(np.int64) << 32) + np.asarray(size, dtype=np.int64)
+
+    def between(self, keys: NDArray[np.uint64], size: NDArray[np.generic], value: Floats) -> Floats:
+        """``value`` [n], held within :data:`SPOILED` of the rows beside it where it lies between two of its curve."""
+        if not len(self._at) or not len(keys):
+            return value
+        curve = np.minimum(np.searchsorted(self._curves, keys), len(self._curves) - 1)
+        asked = self._places(curve, size)
+        after = np.clip(np.searchsorted(self._at, asked), 1, len(self._at) - 1)
+        below, above = self._at[after - 1] >> 32 == curve, self._at[after] >> 32 == curve
+        inside = (self._curves[curve] == keys) & below & above
+        held = np.clip(value, self._us[after - 1] / SPOILED, np.maximum(self._us[after], self._us[after - 1]) * SPOILED)
+        return np.where(inside, held, value)

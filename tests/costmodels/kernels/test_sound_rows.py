@@ -1,0 +1,80 @@
+"""Rows of experts that were measured before their kernels were tuned."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from costmodels.estimates import Floats
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.sound_rows import SPOILED, UNTUNED, Curves, as_tuned
+from costmodels.operations.roofline import code
+from profiles.hardware import find_gpu
+
+TOKENS, SPLITS, ROUTINGS = (1, 8, 64, 512), (1, 2, 4, 8), (0, 1)
+
+
+def grid() -> tuple[dict[str, np.ndarray], Floats]:
+    """(columns, times) of one shape: time grows with tokens and falls with either split."""
+    rows = list(itertools.product(ROUTINGS, TOKENS, SPLITS, SPLITS))
+    routing, tokens, tp, ep = np.array(rows).T
+    alike = {name: np.full(len(rows), value) for name, value in (("dtype", 1), ("num_gpus", 1), ("gated", 1))}
+    shape = {name: np.full(len(rows), 16) for name in ("hidden", "intermediate", "top_k", "experts")}
+    columns = {**alike, **shape, "routing": routing, "tokens": tokens, "moe_tp": tp, "moe_ep": ep}
+    return columns, 20 + 100 * tokens**0.5 / (tp * ep) * (1 + 0.2 * routing)
+
+
+def rows_of(columns: dict[str, np.ndarray], **where: int) -> np.ndarray:
+    return np.all([columns[name] == value for name, value in where.items()], axis=0)
+
+
+def test_rows_that_agree_stay_as_they_are() -> None:
+    columns, us = grid()
+    noisy = us * np.exp(np.random.default_rng(0).uniform(-0.3, 0.3, len(us)))
+    assert np.array_equal(as_tuned(columns, us), us)
+    assert np.array_equal(as_tuned(columns, noisy), noisy)
+
+
+def test_a_curve_of_one_routing_is_what_the_others_of_one_gpu_are() -> None:
+    columns, us = grid()
+    wrong = rows_of(columns, routing=1, moe_tp=4, moe_ep=1)
+    mended = as_tuned(columns, np.where(wrong, 5 * us, us))
+    assert np.array_equal(mended[~wrong], us[~wrong])
+    assert np.allclose(mended[wrong], us[rows_of(columns, routing=0, moe_tp=4, moe_ep=1)])
+
+
+def test_a_split_that_was_not_tuned_lies_between_a_wider_and_a_narrower_one() -> None:
+    columns, us = grid()
+    wrong = rows_of(columns, moe_tp=2)
+    mended = as_tuned(columns, np.where(wrong, 8 * us, us))
+    assert np.array_equal(mended[~wrong], us[~wrong])
+    assert np.all(mended[wrong] < 2 * us[wrong])
+    assert np.all(mended[wrong] > us[wrong] / 2)
+
+
+def test_what_nothing_else_bounds_stays() -> None:
+    columns, us = grid()
+    most = rows_of(columns, tokens=TOKENS[-1], moe_tp=1, moe_ep=1)
+    slow = np.where(most, 5 * us, us)
+    assert np.array_equal(as_tuned(columns, slow), slow)
+
+
+def test_between_two_rows_nothing_leaps() -> None:
+    curves = Curves(np.array([7, 7, 9], np.uint64), [8, 32, 8], np.array([100.0, 200.0, 5.0]))
+    keys, size = np.array([7, 7, 7, 9, 8], np.uint64), np.array([16, 16, 64, 16, 16])
+    held = curves.between(keys, size, np.array([900.0, 10.0, 900.0, 900.0, 900.0]))
+    assert np.allclose(held, [200 * SPOILED, 100 / SPOILED, 900, 900, 900])
+
+
+@pytest.mark.parametrize("routing", ["balanced", "power_law_1.01", "power_law_1.2"])
+def test_experts_of_llama_4_on_four_h100_under_tensorrt_llm_do_not_leap(routing: str) -> None:
+    """Those of one routing took five times as long at the measured numbers of tokens as between them."""
+    tokens = np.array([32, 48, 64, 80, 96, 128])
+    one = np.ones(len(tokens), np.int64)
+    shape = {"hidden": 5120, "intermediate": 8192, "top_k": 1, "experts": 16, "moe_tp": 4, "moe_ep": 1, "gated": 1}
+    asked = {name: value * one for name, value in shape.items()}
+    codes = {"dtype": code("dtype", "bf16") * one, "routing": code("routing", routing) * one, "num_gpus": one}
+    us = CostModel(find_gpu("H100"), "trtllm").estimate("moe", {**asked, **codes, "tokens": tokens}).value
+    assert us.max() < UNTUNED * us.min()
