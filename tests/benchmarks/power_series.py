@@ -6,10 +6,15 @@ counter saw them (its head says how). ``plan simulate --timeline`` replays each 
 the same; at a rate the arrivals are other ones of the same process, so that there only their distribution can be
 compared. Autocorrelation is compared with that of metered series where the load repeats itself; where watts hardly
 move it is noise, and ``alike`` says so: R² of the two halves of the metered series with each other.
+
+``data/power_series_h200.csv`` are four loads of 81 s on an H200 with every request that was sent
+(``power_series_h200_requests.csv``), so that the very same ones are replayed, window by window: :func:`replayed`.
+Alone, both parts are put into ``costmodels/evidence/power.json``.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +24,18 @@ import pandas as pd
 from planner.replay.power import WINDOW_S
 from planner.replay.report import simulate
 from planner.replay.request import parse_simulation_request
+from tests.benchmarks.cards import EVIDENCE, write
 
 SERIES = Path(__file__).parent / "data" / "power_series_h100.csv"
 LAGS = 10
 """Of the autocorrelation: two and a half seconds."""
+
+SENT = SERIES.parent / "power_series_h200.csv"
+REQUESTS = SERIES.parent / "power_series_h200_requests.csv"
+SENT_LAGS = 80
+"""Of their autocorrelation: 0.25 to 20 s."""
+
+MODELS = {"dense": "meta-llama/Llama-3.1-8B", "moe": "Qwen/Qwen3-30B-A3B"}
 
 Series = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -66,6 +79,43 @@ def scored(rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def replayed() -> dict[str, Any]:
+    """The H200's loads, the same requests: of each what :func:`scored` says, and latencies of the same requests (the
+    engine that is replayed is predicted, too)."""
+    metered = {str(name): part for name, part in pd.read_csv(SENT, comment="#").groupby("load", sort=False)}
+    sent = pd.read_csv(REQUESTS, comment="#").groupby("load", sort=False)
+    return {str(name): _same_requests(metered[str(name)], part) for name, part in sent}
+
+
+def _same_requests(windows: pd.DataFrame, sent: pd.DataFrame) -> dict[str, Any]:
+    name = str(sent["load"].iloc[0])
+    trace = {"name": name, **{each: sent[each].tolist() for each in ("arrival_s", "isl", "osl")}}
+    seen: list[Series] = []
+    kept: list[Any] = []
+    plan = _deployment(MODELS[name.split("_")[0]], "H200", 256)
+    simulate(parse_simulation_request({"plan": plan, "trace": trace}), keep=kept.append, keep_watts=seen.append)
+    least = min(len(windows), len(seen[0]))
+    metered, instant = (windows[each].to_numpy(float)[:least] for each in ("watts", "inst"))
+    told, outcome = seen[0][:least], kept[0]
+    truth, guess = (autocorrelation(each, SENT_LAGS) for each in (metered, told))
+    at = [0, 3, 7, 19, 39, 79]
+    return {
+        "windows": [len(windows), len(seen[0])],
+        "energy, %": _off(told.sum(), metered.sum()),
+        "p50, %": _off(np.median(told), np.median(metered)),
+        "p99, %": _off(np.percentile(told, 99), np.percentile(metered, 99)),
+        "p99, %, of instantaneous power": _off(np.percentile(told, 99), np.percentile(instant, 99)),
+        "autocorrelation, R²": _r2(truth, guess),
+        "alike": _r2(*(autocorrelation(half, SENT_LAGS) for half in np.array_split(metered, 2))),
+        "autocorrelation at s": {
+            str((lag + 1) * WINDOW_S): [round(float(truth[lag]), 2), round(float(guess[lag]), 2)] for lag in at
+        },
+        "normalised RMSE": round(float(np.sqrt(np.mean((metered - told) ** 2)) / np.ptp(metered)), 3),
+        "mean TTFT, %": _off((outcome.first_us - outcome.arrival_us).mean() / 1e3, sent["ttft_ms"].mean()),
+        "mean latency, %": _off((outcome.finish_us - outcome.arrival_us).mean() / 1e3, sent["e2e_ms"].mean()),
+    }
+
+
 def predicted(load: pd.Series) -> Series:
     workload = {"isl": int(load["isl"]), "osl": int(load["osl"])}
     asked = (
@@ -74,7 +124,7 @@ def predicted(load: pd.Series) -> Series:
         else {"rate_rps": float(load["rate"])}
     )
     seen: list[Series] = []
-    plan = _deployment(str(load["model"]))
+    plan = _deployment(str(load["model"]), "H100", 1024)
     simulate(
         parse_simulation_request({"plan": plan, "workload": {**workload, **asked}, "requests": int(load["requests"])}),
         keep_watts=seen.append,
@@ -82,11 +132,11 @@ def predicted(load: pd.Series) -> Series:
     return seen[0]
 
 
-def _deployment(model: str) -> Any:
+def _deployment(model: str, gpu: str, max_num_seqs: int) -> Any:
     from api.cli.engines import document_of_shapes
 
-    limits = {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
-    shape = {"gpu": "H100", "framework": "vllm@0.20.2", "model": model}
+    limits = {"max_num_seqs": max_num_seqs, "max_num_batched_tokens": 8192}
+    shape = {"gpu": gpu, "framework": "vllm@0.20.2", "model": model}
     return document_of_shapes("1xTP1", {**shape, **limits})
 
 
@@ -109,9 +159,9 @@ def _working(metered: Series, told: Series) -> tuple[Series, Series]:
     return inner(metered), inner(told)
 
 
-def autocorrelation(of: Series) -> Series:
+def autocorrelation(of: Series, lags: int = LAGS) -> Series:
     off = of - of.mean()
-    return np.array([float(off[: len(off) - lag] @ off[lag:]) for lag in range(1, LAGS + 1)]) / float(off @ off)
+    return np.array([float(off[: len(off) - lag] @ off[lag:]) for lag in range(1, lags + 1)]) / float(off @ off)
 
 
 def _r2(truth: Series, told: Series) -> float:
@@ -123,6 +173,8 @@ def _off(told: float, truth: float) -> float:
 
 
 if __name__ == "__main__":
-    found = series()
+    found, same = series(), replayed()
     print(WINDOW_S, *found["loads"].items(), sep="\n")
-    print({name: each for name, each in found.items() if name != "loads"})
+    print({name: each for name, each in found.items() if name != "loads"}, *same.items(), sep="\n")
+    known = json.loads((EVIDENCE / "power.json").read_text("utf-8"))
+    print(write("power", {**known, "250 ms": found, "250 ms, the same requests": same}))
