@@ -134,7 +134,7 @@ def _check_layout(running: Running, group: EngineGroup, model: Architecture, pre
         raise InputError(
             f"{running.what}: the layout {_described(group.layout)} of {group.id} is not legal for {model.name}: "
             f"{refused[0][0]}",
-            WAY_OUT,
+            WAY_OUT if running.prediction else "give it degrees that this allows",
         )
 
 
@@ -148,7 +148,7 @@ def _check_memory(running: Running, group: EngineGroup, job: Job, layouts: Layou
         raise InputError(
             f"{running.what}: {group.id} ({group.layout.label}) does not fit into the memory of {group.gpu} with one "
             f"request of {tokens} tokens",
-            WAY_OUT,
+            WAY_OUT if running.prediction else "`plan memory` of the same engines says what fills it",
         )
 
 

@@ -175,6 +175,14 @@ def test_a_plan_that_is_none_is_refused(run: Runner, folder: Path, tmp_path: Pat
     assert "plan again" in hint
 
 
+def test_engines_that_do_not_fit_are_told_where_to_look(run: Runner) -> None:
+    engines = ("--model", "Qwen/Qwen3-32B", "--gpu", "L40S", "--engines", "1xTP1")
+    failed = run("simulate", *engines, "--workload", "isl=4000,osl=500,rate=1")
+    assert "does not fit into the memory of L40S" in failed.err
+    assert "`plan memory`" in failed.err
+    assert "plan --output" not in failed.err
+
+
 def test_an_edited_plan_is_replayed_only_where_that_is_meant(run: Runner, folder: Path, tmp_path: Path) -> None:
     document = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     said = document["prediction"]["ttft_ms"]["p90"]["value"]
