@@ -181,7 +181,7 @@ def test_cells_may_be_parted_by_semicolons_or_tabs(tmp_path: Path, text: str, ce
 def test_commas_beside_decimals_with_a_point_are_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("isl;ttft_ms\n1,024;12.5\n")
     with pytest.raises(InputError, match="has '1,024' beside decimals with a point") as caught:
-        read_table(Source(tmp_path / "t.csv"))
+        read_table(Source(tmp_path / "t.csv", "", ""))
     assert "write thousands without a comma" in str(caught.value)
 
 
