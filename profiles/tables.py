@@ -112,7 +112,7 @@ def read_parts(source: Source, **options: Any) -> Iterator[Iterator[pd.DataFrame
             stream.seek(0)
             as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
             with pd.read_csv(stream, sep=separator, **as_text, **options) as parts:
-                yield parts if separator != SEMICOLON else map(_with_points, parts)
+                yield parts if separator != SEMICOLON else (_with_points(part, source) for part in parts)
     except pd.errors.EmptyDataError as error:
         raise source.wrong("is empty") from error
     except UnicodeDecodeError as error:
@@ -123,7 +123,10 @@ def read_parts(source: Source, **options: Any) -> Iterator[Iterator[pd.DataFrame
 
 SEMICOLON = ";"
 _DECIMAL_COMMA = re.compile(r"-?[0-9]{1,3}(?:\.?[0-9]{3})*,[0-9]+", re.ASCII)
-_WITH_COMMA = re.compile(rf"{_DECIMAL_COMMA.pattern}|-?[0-9]{{1,3}}(?:\.[0-9]{{3}})+", re.ASCII)
+_WITH_COMMA = re.compile(rf"{_DECIMAL_COMMA.pattern}|-?[1-9][0-9]{{0,2}}(?:\.[0-9]{{3}})+", re.ASCII)
+_THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2},[0-9]{3}", re.ASCII)
+"""What may be thousands, too (``1,024``), where other numbers of the file have a decimal point."""
+_DECIMAL_POINT = re.compile(r"-?[0-9]+\.[0-9]+|-?[0-9]{1,3}(?:,[0-9]{3})+\.[0-9]+", re.ASCII)
 
 
 def _separator(header: str) -> str:
@@ -131,11 +134,19 @@ def _separator(header: str) -> str:
     return next((each for each in (SEMICOLON, "\t") if each in header and "," not in header), ",")
 
 
-def _with_points(part: pd.DataFrame) -> pd.DataFrame:
+def _with_points(part: pd.DataFrame, source: Source) -> pd.DataFrame:
     """Numbers as spreadsheets write them that part cells by semicolons (``1.024``, ``12,5``), with a point for the
-    comma; where no number has one, points stay."""
-    if not part.map(_DECIMAL_COMMA.fullmatch).any(axis=None):
+    comma; where no number has one, points stay.
+
+    Raises:
+        InputError (or ``source.error``): commas may part thousands, since decimals have a point.
+    """
+    commas = {text for column in part for text in part[column].unique() if _DECIMAL_COMMA.fullmatch(text)}
+    if not commas:
         return part
+    if all(map(_THOUSANDS.fullmatch, commas)) and part.map(_DECIMAL_POINT.fullmatch).any(axis=None):
+        first = shown(min(commas))
+        raise source.wrong(f"has {first} beside decimals with a point", "write thousands without a comma")
 
     def plain(cell: str) -> str:
         return cell.replace(".", "").replace(",", ".") if _WITH_COMMA.fullmatch(cell) else cell

@@ -57,9 +57,10 @@ def as_tuned(columns: Columns, latency_us: Floats) -> Floats:
     More work: as many tokens or more, split into as many parts or fewer, routed alike; and all on one GPU, however
     routed, since it computes the same. Rows that were not tuned themselves say nothing of the least."""
     out = np.array(latency_us, dtype=np.float64)
-    shapes = np.unique(np.column_stack([np.asarray(columns[name]) for name in _ALIKE]), axis=0, return_inverse=True)[1]
+    alike = np.column_stack([np.asarray(columns[name]) for name in _ALIKE])
+    shapes = np.unique(alike, axis=0, return_inverse=True)[1].ravel()  # a column in numpy 2.0
     order = np.argsort(shapes, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(shapes.ravel()[order])) + 1):
+    for rows in np.split(order, np.flatnonzero(np.diff(shapes[order])) + 1):
         if len(rows):
             out[rows] = _of_shape({name: np.asarray(columns[name])[rows] for name in _AXES}, out[rows])
     return out

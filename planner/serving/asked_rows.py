@@ -341,18 +341,26 @@ def _sampling(text: str) -> str:
 _CONTAINER = re.compile(r"(?:\S*:)?(?:20)?(2[3-9])\.(0[1-9]|1[0-2])(?:[-.]\S*)?", re.ASCII)
 """Tags of NVIDIA's containers: the month of the release in them (``nvcr.io/nvidia/vllm:25.10-py3``)."""
 
+_TELLING = re.compile(r"block|cache|kv|only|weight|w\d+a16", re.ASCII | re.IGNORECASE)
+"""In remarks on a precision that make it another one (``INT8 (weight-only)``)."""
+
 _VERSIONED = re.compile(r"(.*?[a-z])[\s_:=-]+(v?\d+\.\d+\S*)", re.ASCII | re.IGNORECASE)
 
 
 def with_release(record: Mapping[str, str]) -> dict[str, str]:
     """``record`` with the release that stands behind the framework's name (``vLLM v0.11.0``) where no column says it,
-    and without remarks there and on precisions (``TensorRT-LLM (PyTorch)``, ``FP8 (E4M3)``)."""
+    and without remarks there and on precisions (``TensorRT-LLM (PyTorch)``, ``FP8 (E4M3)``) that make them no
+    others."""
     remarked = {name: text for name in ("framework", "precision") if (text := record.get(name))}
-    out = dict(record) | {name: re.sub(_REMARK, "", text).strip() or text for name, text in remarked.items()}
+    out = dict(record) | {name: re.sub(_REMARK, _heard, text).strip() or text for name, text in remarked.items()}
     if told := _VERSIONED.fullmatch(out["framework"]):
         out["framework"] = told[1]
         out["version"] = out.get("version") or told[2]
     return out
+
+
+def _heard(remark: re.Match[str]) -> str:
+    return remark[0][1:-1] if _TELLING.search(remark[0]) else ""
 
 
 def release_asked(record: Mapping[str, str]) -> str:

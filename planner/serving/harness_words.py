@@ -51,6 +51,8 @@ DEGREES = ("tp", "pp", "dp", "ep")
 
 _TWO = re.compile(r"\s*([0-9][0-9,.]*[kK]?)\s*[/,:|x]\s*([0-9][0-9,.]*[kK]?)\s*", re.ASCII)
 _DEGREE = re.compile(r"(TEP|DEP|TP|PP|DP|EP)[\s_=-]*([1-9][0-9]{0,3})", re.ASCII | re.IGNORECASE)
+_BETWEEN = re.compile(r"[\s,;/+&_|-]*", re.ASCII)
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
 _DEGREES_OF = {**{name: (name,) for name in DEGREES}, "tep": ("tp", "ep"), "dep": ("dp", "ep")}
 """TEP and DEP: attention tensor or data parallel, experts shared out over as many."""
 
@@ -87,16 +89,35 @@ def lengths_told(columns: Collection[str]) -> bool:
 
 def in_one_cell(record: Mapping[str, str]) -> dict[str, str]:
     """``record`` with lengths and degrees that stand in one cell (``1024/8192``, ``TP4EP4``, ``DEP8``), where no other
-    says them, and without the names of degrees in their own (``TP8``)."""
+    says them, and without the names of degrees in their own (``TP8``).
+
+    Raises:
+        InputError: degrees contradict each other, or something else stands beside them (``2xTP4``).
+    """
     out = dict(record)
     for column, text in record.items():
         if folded(column) in LENGTHS and (both := _TWO.fullmatch(text)):
+            if "," not in column and _THOUSANDS.fullmatch(text):
+                continue  # 1,024 is one length
             out |= {name: both[i] for i, name in enumerate(TOTALS, 1) if not out.get(name)}
         elif column in DEGREES and (own := _DEGREE.fullmatch(text)) and own[1].casefold() == column:
             out[column] = own[2]
         elif folded(column) in PARALLELISM and not any(out.get(name) for name in DEGREES):
-            for word, count in _DEGREE.findall(text):
-                out |= dict.fromkeys(_DEGREES_OF[word.casefold()], count)
+            out |= _degrees(column, text)
+    return out
+
+
+def _degrees(column: str, text: str) -> dict[str, str]:
+    """The degrees that a cell tells; none where it tells no degree at all."""
+    out: dict[str, str] = {}
+    for word, count in _DEGREE.findall(text):
+        for name in _DEGREES_OF[word.casefold()]:
+            if out.setdefault(name, count) != count:
+                raise InputError(f"{column}: {shown(text)} says two degrees of {name}", "give those of one engine")
+    if out and not _BETWEEN.fullmatch(re.sub(_DEGREE, "", text)):
+        raise InputError(
+            f"{column}: {shown(text)} has more than degrees", "write those of one engine alone, as TP4 EP4 or DEP8"
+        )
     return out
 
 

@@ -173,14 +173,11 @@ class TestProcess:
     )
     def test_light_commands_import_nothing_heavy(self, arguments: list[str], never: list[str]) -> None:
         code = (
-            "import sys, time; from api.cli.main import main; "
-            f"main({arguments!r}); print([m for m in {never!r} if m in sys.modules], time.process_time(), "
-            "file=sys.stderr)"
+            "import sys; from api.cli.main import main; "
+            f"main({arguments!r}); print([m for m in {never!r} if m in sys.modules], file=sys.stderr)"
         )
         child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        heavy, seconds = child.stderr.rsplit(" ", 1)
-        assert heavy == "[]"
-        assert float(seconds) < 1.0  # half of it on an idle machine
+        assert child.stderr == "[]\n"
 
 
 class Terminal(io.StringIO):

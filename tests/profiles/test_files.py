@@ -165,6 +165,8 @@ def test_values_are_shown_on_one_short_line() -> None:
         ("a;b\n1.024;12,5\n", ["1024", "12.5"]),
         ("a;b\n0.11.0;-1.234,5\n", ["0.11.0", "-1234.5"]),
         ("a;b\n1.024;x,y\n", ["1.024", "x,y"]),  # no number has a comma
+        ("a;b\n0.125;12,5\n", ["0.125", "12.5"]),  # no thousands begin with 0
+        ("a;b\n0.5;0,125\n", ["0.5", "0.125"]),
         ("a\tb\n1\t2,5\n", ["1", "2,5"]),
     ],
 )
@@ -174,6 +176,14 @@ def test_cells_may_be_parted_by_semicolons_or_tabs(tmp_path: Path, text: str, ce
     table = read_table(Source(path, "", ""))
     assert table.iloc[0].tolist() == cells
     assert list(table.columns) == ["a", "b"]
+
+
+def test_commas_beside_decimals_with_a_point_are_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("isl;ttft_ms\n1,024;12.5\n")
+    with pytest.raises(InputError, match="has '1,024' beside decimals with a point") as caught:
+        read_table(Source(tmp_path / "t.csv", "", ""))
+    assert "write thousands without a comma" in str(caught.value)
+
 
 
 def test_a_spreadsheet_is_no_csv(tmp_path: Path) -> None:

@@ -331,10 +331,40 @@ def test_a_measured_rate_beyond_what_an_engine_serves_is_that_of_a_full_one() ->
         ({"tp": "TP8"}, {"tp": "8"}),
         ({"tp": "EP8"}, {"tp": "EP8"}),
         ({"parallelism": "TP4", "tp": "2"}, {"tp": "2"}),
+        ({"seq_len": "1,024"}, {}),  # one length
+        ({"ISL,OSL": "128,128"}, {"isl": "128", "osl": "128"}),
+        ({"parallelism": "TP8 + EP8"}, {"tp": "8", "ep": "8"}),
+        ({"parallelism": "tensor"}, {}),
     ],
 )
 def test_lengths_and_degrees_may_stand_in_one_cell(record: dict[str, str], meant: dict[str, str]) -> None:
     assert in_one_cell(record) == {**record, **meant}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("TP8 / TP4", "says two degrees of tp"),
+        ("TEP8 TP4", "says two degrees of tp"),
+        ("2xTP4", "has more than degrees"),
+        ("TP4 x2", "has more than degrees"),
+    ],
+)
+def test_degrees_of_more_than_one_engine_are_not_guessed(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        in_one_cell({"parallelism": text})
+
+
+@pytest.mark.parametrize(
+    ("remarked", "plain"),
+    [("INT8 (weight-only)", "int8_wo"), ("FP8 (block)", "fp8_block"), ("BF16 (FP8 KV cache)", None)],
+)
+def test_remarks_that_make_another_precision_are(remarked: str, plain: str | None) -> None:
+    row = answered({**VLLM, "precision": remarked})
+    if plain is None:
+        assert "BF16 FP8 KV cache" in row["error"]
+    else:
+        assert row["ttft_ms_mean"] == answered({**VLLM, "precision": plain})["ttft_ms_mean"]
 
 
 def test_such_cells_are_predicted() -> None:
