@@ -185,7 +185,6 @@ def test_commas_beside_decimals_with_a_point_are_not_guessed(tmp_path: Path) -> 
     assert caught.value.hint == "write thousands without a comma"
 
 
-
 def test_a_spreadsheet_is_no_csv(tmp_path: Path) -> None:
     (tmp_path / "runs.xlsx").write_bytes(b"PK")
     with pytest.raises(InputError, match="is a spreadsheet") as refused:
