@@ -24,7 +24,7 @@ from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload
 from planner.serving.campaigns import COLD, CampaignEngine, as_started
 from planner.serving.dates import day_or_as_it_is, day_stamped
 from planner.serving.gpu_words import gpu_named, with_count
-from planner.serving.harness_words import in_our_terms
+from planner.serving.harness_words import THOUSANDS, in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
 from planner.serving.wide_experts import EngineMachines, WideAsked, kin_told, wide_asked, with_experts
@@ -69,8 +69,6 @@ _APART = ("disagg", "disaggregated", "is_disagg", "disaggregation")
 """Columns of InferenceX's results: whether prefill and decode have engines of their own."""
 
 _APART_WORDS = ("disagg", "disaggregated")
-
-_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
 
 _REMARK = re.compile(r"\([^()]*\)")
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
@@ -262,7 +260,7 @@ def plain_number(name: str, text: str) -> str:
     if name not in ("isl", "osl", "concurrency", "requests"):
         return text
     text = re.sub(r"\s*tokens?$", "", text)
-    bare = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
+    bare = text.replace(",", "") if THOUSANDS.fullmatch(text) else text
     value = number(bare) if bare != text or not bare.isdecimal() else None
     return str(int(value)) if value is not None and value == int(value) and abs(value) <= LARGEST else text
 

@@ -52,7 +52,8 @@ DEGREES = ("tp", "pp", "dp", "ep")
 _TWO = re.compile(r"\s*([0-9][0-9,.]*[kK]?)\s*[/,:|x]\s*([0-9][0-9,.]*[kK]?)\s*", re.ASCII)
 _DEGREE = re.compile(r"(TEP|DEP|TP|PP|DP|EP)[\s_=-]*([1-9][0-9]{0,3})", re.ASCII | re.IGNORECASE)
 _BETWEEN = re.compile(r"[\s,;/+&_|-]*", re.ASCII)
-_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
+THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
+"""A whole number with a comma before every three digits."""
 _DEGREES_OF = {**{name: (name,) for name in DEGREES}, "tep": ("tp", "ep"), "dep": ("dp", "ep")}
 """TEP and DEP: attention tensor or data parallel, experts shared out over as many."""
 
@@ -97,7 +98,7 @@ def in_one_cell(record: Mapping[str, str]) -> dict[str, str]:
     out = dict(record)
     for column, text in record.items():
         if folded(column) in LENGTHS and (both := _TWO.fullmatch(text)):
-            if "," not in column and _THOUSANDS.fullmatch(text):
+            if "," not in column and THOUSANDS.fullmatch(text):
                 continue  # 1,024 is one length
             out |= {name: both[i] for i, name in enumerate(TOTALS, 1) if not out.get(name)}
         elif column in DEGREES and (own := _DEGREE.fullmatch(text)) and own[1].casefold() == column:
