@@ -222,7 +222,8 @@ class StartedFleet:
             known = find_gpu(gpu)
         except UnknownName:
             return ""
-        return self.framework.capabilities.expert_backend(known, experts, replicas=group.layout.dp > 1)
+        release = self.framework.release
+        return self.framework.capabilities.expert_backend(known, experts, release, replicas=group.layout.dp > 1)
 
     def needs(self) -> tuple[str, ...]:
         """Keys of the values without which the engines cannot be started."""

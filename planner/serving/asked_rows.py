@@ -168,6 +168,7 @@ def asked_row(
             framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0, framework.release
         )
         record = as_started({**record, "date": day_or_as_it_is(record.get("date", ""))}, engine, notes)
+        framework = find_framework(release_asked(record))
     return AskedRow(
         index,
         named,

@@ -60,6 +60,7 @@ class CampaignRecipe(BaseModel):
     attention_dp: bool = False
     drafts: bool | None = None
     from_release: str = ""
+    images: dict[dt.date, str] = {}
     script: str
     polling_interval: dict[int, int] = {}
     max_num_batched_tokens: int | Literal["one prompt"] | None = None
@@ -82,6 +83,9 @@ class CampaignRecipe(BaseModel):
     def said(self, engine: CampaignEngine, date: str) -> dict[str, str]:
         """In the columns of a row."""
         out = {}
+        run_on = [release for day, release in sorted(self.images.items()) if day.isoformat() <= date]
+        if run_on:
+            out["version"] = run_on[-1]
         steps = [n for users, n in sorted(self.polling_interval.items()) if users <= engine.users]
         if steps:
             out["polling_interval"] = str(steps[-1])

@@ -160,11 +160,13 @@ class ExpertBackend(Facts):
     precision: str  # of experts
     from_capability: float = 0.0  # CUDA compute capability from which it holds
     attention_replicas: Literal["one", "many", "any"] = "any"
+    from_release: str = ""  # of the framework, from which it holds; "": all
     backend: str
 
-    def holds(self, gpu: Gpu, precision: str, *, replicas: bool) -> bool:
+    def holds(self, gpu: Gpu, precision: str, release: Release, *, replicas: bool) -> bool:
         return (
             self.precision == precision
+            and not (self.from_release and release.older_than(self.from_release))
             and (gpu.compute_capability or 0.0) >= self.from_capability
             and self.attention_replicas in ("any", "many" if replicas else "one")
         )
@@ -214,9 +216,11 @@ class Capabilities(Facts):
     expert_backends: tuple[ExpertBackend, ...] = ()
     gathers_in: dict[str, float] = {}
 
-    def expert_backend(self, gpu: Gpu, precision: str, *, replicas: bool) -> str:
+    def expert_backend(self, gpu: Gpu, precision: str, release: Release, *, replicas: bool) -> str:
         """What its command names for experts in ``precision``; "": nothing."""
-        found = (each.backend for each in self.expert_backends if each.holds(gpu, precision, replicas=replicas))
+        found = (
+            each.backend for each in self.expert_backends if each.holds(gpu, precision, release, replicas=replicas)
+        )
         return next(found, "")
 
     def weight_only_on(self, gpu: Gpu) -> frozenset[str]:
@@ -351,6 +355,7 @@ class StandIn(Facts):
     precision: str  # of dense layers, or of experts
     from_capability: float = 0.0  # CUDA compute capability from which it holds
     below_capability: float | None = None  # … and below which
+    from_release: str = ""  # of the framework, from which it holds; "": all
     one_attention_replica: bool = False  # holds for engines whose attention is not data parallel alone
     of_busiest: bool = False  # rows of experts that are shared out time the GPU with most tokens
     measured_as: str

@@ -174,7 +174,7 @@ def engine_group(
         prefix_hit=workload.prefix_hit,
         attention_backend=attention_backend,
         expert_backend=served.framework.capabilities.expert_backend(
-            served.gpu, precision.of("experts"), replicas=group.layout.dp > 1
+            served.gpu, precision.of("experts"), served.framework.release, replicas=group.layout.dp > 1
         )
         if model.is_moe
         else "",

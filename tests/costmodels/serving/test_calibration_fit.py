@@ -10,10 +10,18 @@ import pytest
 
 from costmodels.serving.calibration_fit import intervals
 from costmodels.serving.calibration_fit.constants import NAMES, START, OfRuns, constants_of, predicted_ms
-from costmodels.serving.calibration_fit.effects import at_knots, groups_of
-from costmodels.serving.calibration_fit.fit import adjusted, beside, fit, linear_at, linear_ms, nothing_known
-from costmodels.serving.calibration_fit.learned import folds_of, learn
-from costmodels.serving.calibration_fit.runs import PARTS, MeasuredRuns
+from costmodels.serving.calibration_fit.effects import IN_EFFECT, KINDS, WIDTHS, at_knots, groups_of
+from costmodels.serving.calibration_fit.fit import (
+    FittedEngines,
+    adjusted,
+    beside,
+    fit,
+    linear_at,
+    linear_ms,
+    nothing_known,
+)
+from costmodels.serving.calibration_fit.learned import effects_of, folds_of, learn
+from costmodels.serving.calibration_fit.runs import PARTS, MeasuredRuns, day_of
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.frameworks.calibration import MEMORY_DAYS, NEUTRAL, Dated, Effect, Effects, Spread, Spreads
 from costmodels.serving.frameworks.framework import find_framework
@@ -189,6 +197,33 @@ def test_time_that_each_layer_takes_on_amd_is_learned_as_that() -> None:
     assert np.median(c.layer) > 0.05
     assert np.median(np.abs(np.log(runs.measured / predicted_ms(c, runs))[2])) < 0.05
     assert np.all(fit(plain, nothing_known(plain))[0].coefficients[3] == 0)
+
+
+def test_every_group_that_is_learned_is_written_and_read_back() -> None:
+    """A group whose effect no :meth:`Effects.at` adds would be a fit that nobody is told."""
+    runs, rng = made(80, {}), np.random.default_rng(3)
+    amd = runs.gpu == "H200"
+    runs = replace(
+        runs,
+        framework=rng.choice(np.array(["vllm", "sglang"], dtype=object), 80),
+        campaign=np.full(80, "lab", dtype=object),
+        kind=rng.choice(np.array(["60x4096 fp8", "60x4096 nvfp4", "32x4096 bf16"], dtype=object), 80),
+        gpu=np.where(amd, "MI300X", runs.gpu),
+        generation=np.where(amd, "cdna3", runs.generation),
+        vendor=np.where(amd, "amd", runs.vendor),
+    )
+    groups = groups_of(runs, np.ones(80, bool))
+    assert set(groups.group) == set(WIDTHS)
+    widths = np.stack([groups.widths(kind) for kind in range(KINDS)])
+    coefficients = widths * rng.standard_normal(widths.shape)
+    fitted = FittedEngines(("sglang", "vllm"), np.tile(START, (2, 1)), coefficients, groups)
+    meant = IN_EFFECT[:, None] * np.stack(fitted.of(runs, groups).effects)
+    for name in fitted.frameworks:
+        effects = effects_of(fitted, runs, name, Effects())
+        for i in np.flatnonzero(runs.framework == name):
+            on = str(runs.gpu[i]), str(runs.generation[i]), str(runs.vendor[i])
+            told = effects.at(on, day_of(float(runs.days[i])), str(runs.kind[i]))
+            assert told == pytest.approx(meant[:, i], rel=1e-3, abs=1e-3)  # sums of figures with four digits
 
 
 def test_intervals_hold_what_they_claim_and_are_drawn_together() -> None:

@@ -77,6 +77,8 @@ def test_they_name_measured_rows_and_speak_for_their_precision_and_gpus_alone() 
     [
         ("B200", "fp8_block", "trtllm", True),  # FlashInfer's kernels with one replica, DeepGEMM's with several
         ("B200", "nvfp4", "trtllm", False),
+        ("B200", "fp8_block", "trtllm@1.1.0rc2.post2", False),  # DeepGEMM with either
+        ("B200", "fp8_block", "trtllm@1.2.0rc6.post2", True),
         ("H200", "fp8_block", "trtllm", False),
         ("B200", "fp8_block", "sglang", False),
     ],

@@ -316,14 +316,18 @@ def test_what_is_predicted_of_the_prefix_cache_is_said(framework: str) -> None:
 
 
 def test_tensorrt_llm_is_told_the_kernels_for_experts_that_its_steps_are_priced_with() -> None:
-    can = find_framework("trtllm").capabilities
     asked = (
-        ("B200", "fp8_block", False),
-        ("B200", "fp8_block", True),
-        ("GB300", "nvfp4", True),
-        ("H200", "nvfp4", True),
+        ("trtllm", "B200", "fp8_block", False),
+        ("trtllm", "B200", "fp8_block", True),
+        ("trtllm@1.1", "B200", "fp8_block", False),
+        ("trtllm", "GB300", "nvfp4", True),
+        ("trtllm", "H200", "nvfp4", True),
     )
-    found = [can.expert_backend(find_gpu(gpu), precision, replicas=replicas) for gpu, precision, replicas in asked]
-    assert found == ["TRTLLM", "DEEPGEMM", "TRTLLM", ""]
+    found = []
+    for name, gpu, precision, replicas in asked:
+        framework = find_framework(name)
+        can, release = framework.capabilities, framework.release
+        found.append(can.expert_backend(find_gpu(gpu), precision, release, replicas=replicas))
+    assert found == ["TRTLLM", "DEEPGEMM", "DEEPGEMM", "TRTLLM", ""]
     told = launch(spec("trtllm", is_moe=True, layout=layout(tp=8), expert_backend="TRTLLM"))
     assert "moe_config: {backend: TRTLLM}" in " ".join(told.notes)

@@ -55,6 +55,22 @@ def test_a_recipe_holds_from_a_release_on() -> None:
     assert (late.polling_interval, late.max_num_batched_tokens) == (10, 16384)
 
 
+@pytest.mark.parametrize(
+    ("said", "release"),
+    [
+        ({"date": "2025-12-15"}, "trtllm@1.1.0rc2.post2"),
+        ({"date": "2026-01-28"}, "trtllm@1.1.0rc2.post2"),
+        ({"date": "2026-01-29"}, "trtllm@1.2.0rc6.post2"),
+        ({"date": "2026-01-29", "version": "1.1.0"}, "trtllm@1.1.0"),  # what the row says goes before
+        ({"date": "2026-01-29", "source": "my lab"}, "trtllm@1.1.0"),  # the newest of the day
+    ],
+)
+def test_a_row_without_a_release_is_of_the_image_that_its_campaign_ran_that_day(
+    said: dict[str, str], release: str
+) -> None:
+    assert asked(framework="trtllm", **said).framework == release
+
+
 def test_what_a_row_says_goes_before() -> None:
     recipe = asked(polling_interval="2").recipe
     assert (recipe.polling_interval, recipe.max_num_batched_tokens) == (2, 32768)
