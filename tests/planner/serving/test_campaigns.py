@@ -62,7 +62,7 @@ def test_a_recipe_holds_from_a_release_on() -> None:
         ({"date": "2026-01-28"}, "trtllm@1.1.0rc2.post2"),
         ({"date": "2026-01-29"}, "trtllm@1.2.0rc6.post2"),
         ({"date": "2026-01-29", "version": "1.1.0"}, "trtllm@1.1.0"),  # what the row says goes before
-        ({"date": "2026-01-29", "source": "my lab"}, "trtllm@1.1.0"),  # the newest of the day
+        ({"date": "2026-01-29", "source": "my lab"}, "trtllm@1.2.0rc6"),  # the newest of the day
     ],
 )
 def test_a_row_without_a_release_is_of_the_image_that_its_campaign_ran_that_day(
