@@ -90,6 +90,11 @@ def quantity_of(column: str, unit: str = "") -> tuple[str, float] | None:
     return _latency(column) or (_latency(f"{column} {unit}") if unit else None)
 
 
+def holds_measured(column: str) -> bool:
+    """Whether a column is called as something measured is, be it shared by all GPUs or without a unit."""
+    return bool(quantity_of(column, "s") or _per_gpu(column))
+
+
 def _per_gpu(column: str) -> tuple[str, Shared] | None:
     """(Throughput, watts or joules, whether per GPU or of all) that a column holds by another name than ours."""
     word = re.sub(r"[^a-z0-9]+", "_", column.casefold()).strip("_")

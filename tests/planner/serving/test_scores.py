@@ -233,3 +233,10 @@ def test_scores_equal_what_pandas_makes_of_the_same_columns() -> None:
     assert card.coverage_pct == pytest.approx(100 * truth.between(low, high).mean(), abs=0.06)
     missed = np.log(low / truth).clip(lower=0) + np.log(truth / high).clip(lower=0)
     assert card.interval_score == pytest.approx((np.log(high / low) + 10 * missed).mean(), abs=1e-4)
+
+
+def test_what_was_taken_and_what_was_not_read_are_told() -> None:
+    table = runs({"tp": "", "weather": "fine"}, {"tp": "", "weather": "fine"})
+    scores = scores_of(predict(table, beside_measured=True), measured_columns(table), ["date"])
+    assert scores.not_read == ("weather",)
+    assert [(each.rows, each.reason.partition(":")[0]) for each in scores.assumed] == [(2, "tp, num_gpus")]
