@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Container, Mapping
 from typing import TYPE_CHECKING
 
-from planner.contract.words import folded, words
+from planner.contract.words import folded, weights_word, words
 from planner.serving.gpu_words import gpus_counted
 from planner.serving.silicon_samples import DRAWN, as_sampled, users_sampled
 from profiles.errors import InputError
@@ -75,6 +75,12 @@ BATCH = "batch_size"
 ACHIEVED = ("request_throughput", "achieved_qps", "requests_per_second")
 KEPT_UP = 0.9
 """Share of the rate that was answered, below which the bound on requests at once is what limited them."""
+
+LLMPERF_FORMAT, LLMPERF_VERSION = "results_ttft_s_mean", "2023-08-31"
+"""A column by which LLMPerf's summaries are known, and what their ``version`` says: of their format."""
+
+DTYPES = ("dtype", "torch_dtype", "model_dtype", "data_type")
+"""Columns that hold how tensors are computed in or how weights are stored."""
 
 ENDLESS = ("inf", "infinity")
 ON, OFF = ("true", "yes", "1"), ("false", "no", "0")
@@ -181,6 +187,9 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     Raises:
         InputError: totals of no request; a switch that is neither on nor off.
     """
+    if record.get(LLMPERF_FORMAT) and record.get("version") == LLMPERF_VERSION:
+        record = {**record, "version": ""}
+    record = _in_dtype(record)
     out = _users_of_replicas(as_sampled(in_one_cell(record), notes))
     _one_load(out, notes)
     if out.get("rate", "").casefold() in ENDLESS:
@@ -208,6 +217,16 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
             out["spread"] = DATA_SET
             notes.append("isl and osl are no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
     return _experts(out, notes)
+
+
+def _in_dtype(record: Mapping[str, str]) -> Mapping[str, str]:
+    """``record`` with the precision that a ``dtype`` tells, where nothing else does: one of 16 bits is that of what is
+    computed, and leaves the weights as published."""
+    said = next((text for name, text in record.items() if folded(name) in DTYPES and text), "")
+    if not said or record.get("precision"):
+        return record
+    word = weights_word(said)
+    return record if word in ("auto", "bf16", "fp16", "fp32", "float32") else {**record, "precision": word}
 
 
 def _users_of_replicas(record: dict[str, str]) -> dict[str, str]:

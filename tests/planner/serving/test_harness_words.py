@@ -398,3 +398,28 @@ def test_a_release_beside_another_in_the_frameworks_name_is_told() -> None:
     other = answered(VLLM | {"backend": "vLLM 0.11.0", "version": "0.9.1"})
     assert "version: '0.9.1' is read, not 0.11.0 behind the framework's name" in other["note"]
     assert "is read, not" not in answered(VLLM | {"backend": "vLLM 0.11.0", "version": "v0.11.0"})["note"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("bfloat16", None), ("auto", None), ("fp8", "fp8"), ("torch.float16", None)]
+)
+def test_a_dtype_says_how_weights_are_stored_only_below_16_bits(dtype: str, precision: str | None) -> None:
+    assert in_our_terms({"dtype": dtype}, []).get("precision") == precision
+    assert in_our_terms({"dtype": dtype, "precision": "int4"}, [])["precision"] == "int4"
+
+
+def test_the_version_of_llmperfs_format_is_no_engines() -> None:
+    summary = {"version": "2023-08-31", "results_ttft_s_mean": "0.5"}
+    assert in_our_terms(summary, [])["version"] == ""
+    assert in_our_terms({"version": "2023-08-31"}, [])["version"] == "2023-08-31"
+
+
+@pytest.mark.parametrize(
+    ("other", "ours"),
+    [("num_concurrent_requests", "max_concurrency"), ("device_name", "gpu_name"), ("served_model_name", "model_id")],
+)
+def test_columns_that_others_write_are_the_same(other: str, ours: str) -> None:
+    plain = answered(VLLM)
+    same = answered({other if name == ours else name: value for name, value in VLLM.items()})
+    assert plain["error"] == same["error"] == ""
+    assert plain["ttft_ms_mean"] == same["ttft_ms_mean"]
