@@ -75,9 +75,7 @@ class RowServers(Document):
 
 class PriorityClass(Document):
     name: Name
-    share: Annotated[Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER], _AS_SHARE] = Field(
-        description="of the servers"
-    )
+    share: Annotated[Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER], _AS_SHARE] = Field(description="of the servers")
 
 
 class Telemetry(Document):

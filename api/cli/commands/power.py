@@ -194,7 +194,8 @@ def _drive(
     write_atomically(commands, commands_csv(found), "--commands")
     clocks = ", ".join(f"{mhz:,}" for mhz in chosen.clocks_mhz if mhz is not None)
     sets = f"clocks {clocks} MHz" if clocks else "no clocks"
-    many, rows = (f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in ((len(found), "command"), (len(series[0]), "row")))
+    counts = ((len(found), "command"), (len(series[0]), "row"))
+    many, rows = (f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in counts)
     typer.echo(f"{many} of {policy} ({by}: {sets}) on {rows}: {commands}", err=True)
 
 

@@ -58,5 +58,5 @@ def least_concurrency(most: float, tried: Callable[[Floats], tuple[P, NDArray[np
 
 
 def share_of_less(load_rps: float, fewer_rps: float, rps: float) -> float:
-    """Share of time at the lower of two concurrencies, with which an engine carries ``load_rps`` between their rates."""
+    """Share of time at the lower of two concurrencies, with which an engine carries a load between their rates."""
     return min(max((rps - load_rps) / (rps - fewer_rps), 0.0), 1.0) if rps > fewer_rps else 0.0

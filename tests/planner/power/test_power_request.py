@@ -263,7 +263,8 @@ def test_a_breaker_is_a_curve_or_only_named(fields: dict[str, Any], breaker: Any
 def test_units_may_be_words(fields: dict[str, Any]) -> None:
     plain, words = copy.deepcopy(fields), copy.deepcopy(fields)
     plain |= {"telemetry": {"period_s": 2, "error": 0.005}, "control": {"in_band_s": 1, "failure_rate": 0.01}}
-    words |= {"telemetry": {"period_s": "2s", "error": "0.5%"}, "control": {"in_band_s": "1000ms", "failure_rate": "1 %"}}
+    words |= {"telemetry": {"period_s": "2s", "error": "0.5%"}}
+    words |= {"control": {"in_band_s": "1000ms", "failure_rate": "1 %"}}
     plain["caps"] = [{"priority": plain["priorities"][-1]["name"], "clock_mhz": 1275}]
     words["caps"] = [{**plain["caps"][0], "clock_mhz": "1.275 GHz"}]
     words["supply"]["budget_watts"] = f"{fields['supply']['budget_watts'] / 1e6!r}MW"
