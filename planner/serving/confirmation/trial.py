@@ -129,7 +129,6 @@ class Trial:
         self._in_flight = group.load_rps * group.engine.stay_us / 1e6
         highest = max([90.0, *(bound.percentile for bound in request.slo.bounds)]) / 100
         self._fewest = max(requests_needed(highest, self._in_flight, BEYOND), FEWEST)
-        self._all = request.workload.drawn(MOST_OF_SLOW, SEED)
         self._strain = math.inf
         self.tested = TestedEngine(group, self.front_us)
 
@@ -163,8 +162,8 @@ class Trial:
         return n, min(max(WARM_UP, warm_up / n), MOST_WARM_UP)
 
     def _lengths(self, n: int) -> tuple[Ints, Ints]:
-        isl, osl = self._all
-        return isl[:n], osl[:n]
+        """Of a run of ``n`` requests: all of it has the means of those recorded, parts of it differ as draws do."""
+        return self.group.job.workload.drawn(n, SEED)
 
     def check(self) -> Check | None:
         """At the group's load; None where a bound does not hold, or not for long."""
@@ -176,7 +175,7 @@ class Trial:
         outcome, self._strain = settled(self.tested.sure, load, self.limits, warm_up)
         if outcome is not None and self._unsure(outcome):
             n, warm_up = MANY, WARM_UP
-            load = open_loop(*self.group.job.workload.drawn(n, SEED), load_rps, seed=SEED)
+            load = open_loop(*self._lengths(n), load_rps, seed=SEED)
             outcome, self._strain = settled(self.tested.sure, load, self.limits, warm_up)
         if outcome is None or self._strain > 1:
             return None
