@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from planner.power.document import CapLevel, ClassClock, PowerPlan
+from planner.power.document import CapLevel, ClassClock, PowerPlan, is_always
+from planner.power.request import SupplyNode, leaves
 from profiles.errors import Unsupported
 
 ANNOTATION = "dynamo.nvidia.com/gpu-power-limit"
@@ -32,7 +33,7 @@ def cannot(plan: PowerPlan) -> str | None:
     if not plan.decision.levels:
         return f"the plan's policy ({plan.decision.policy}) has no levels of caps"
     if len(plan.decision.settable) != 1:
-        return "the row has several types of GPUs, and a level's clock is of one"
+        return "the row has several types of GPUs, or locked clocks, and a level's clock is of one"
     return None
 
 
@@ -65,6 +66,14 @@ run() {
 }
 """
 """What the scripts that set something begin with, after their arguments."""
+
+
+_NEEDS_IDS = """if [ -z "$ids" ]; then
+  echo "$0: $priority has GPUs of its own on this server: say which, --gpus 0,1" >&2
+  exit 2
+fi
+"""
+"""Where prefill and decode have clocks of their own: a server's GPUs are of both."""
 
 
 def _class(each: ClassClock) -> str:
@@ -103,34 +112,38 @@ def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
     )
     head = f"#!/usr/bin/env bash\n# {_said(plan)}\n"
     names = _line(" ".join(map(shlex.quote, _classes(plan))))
+    roles = any(each.role for each in plan.decision.levels[0].clocks)
+    example, needs_ids = (" --gpus 0,1", _NEEDS_IDS) if roles else ("", "")
     apply = f"""{head}# Caps the clocks of this server's GPUs for a level of the plan, or their board power.
 #
-#   ./apply.sh LEVEL PRIORITY            says what it would do
-#   ./apply.sh LEVEL PRIORITY --apply    does it (needs root)
-#   ./apply.sh LEVEL PRIORITY --power-limit WATTS --apply    sets the board's power limit as well
+#   ./apply.sh LEVEL PRIORITY{example}            says what it would do
+#   ./apply.sh LEVEL PRIORITY{example} --apply    does it (needs root)
+#   ./apply.sh LEVEL PRIORITY{example} --power-limit WATTS --apply    sets the board's power limit as well
 #
+# --gpus IDS: those of them that run this priority (as nvidia-smi numbers them); without it, all.
 # LEVEL: 0 (no caps) to {len(plan.decision.levels)}. PRIORITY: {names}.
 # Locked clocks are lost when the driver is loaded again or the machine restarts: run check.sh, and apply again.
 set -euo pipefail
 
 {clock_of}
 
-usage() {{ echo "usage: $0 LEVEL PRIORITY [--power-limit WATTS] [--apply]" >&2; exit 2; }}
+usage() {{ echo "usage: $0 LEVEL PRIORITY [--gpus IDS] [--power-limit WATTS] [--apply]" >&2; exit 2; }}
 
 [ "$#" -ge 2 ] || usage
 level=$1 priority=$2
 shift 2
-really=no watts=''
+really=no watts='' ids=''
 while [ "$#" -gt 0 ]; do
   case "$1" in
   --apply) really=yes ;;
   --power-limit) [ "$#" -ge 2 ] || usage; watts=$2; shift ;;
+  --gpus) [ "$#" -ge 2 ] || usage; ids=$2; shift ;;
   *) usage ;;
   esac
   shift
 done
 clock=$(clock_of "$level" "$priority") || {{ echo "$0: no level $level of $priority in the plan" >&2; exit 2; }}
-if [ -n "$watts" ]; then
+{needs_ids}if [ -n "$watts" ]; then
   case "$watts" in *[!0-9]*) echo "$0: $watts is not a whole number of watts" >&2; exit 2 ;; esac
   if [ "$watts" -lt {can.least_watts:g} ] || [ "$watts" -gt {can.most_watts:g} ]; then
     echo "$0: $watts W is outside of {can.least_watts:g} to {can.most_watts:g} W of {can.gpu}" >&2
@@ -139,11 +152,11 @@ if [ -n "$watts" ]; then
 fi
 {_RUN}
 if [ -n "$clock" ]; then
-  run nvidia-smi --lock-gpu-clocks={can.least_mhz},"$clock"
+  run nvidia-smi ${{ids:+--id="$ids"}} --lock-gpu-clocks={can.least_mhz},"$clock"
 else
-  run nvidia-smi {restored}
+  run nvidia-smi ${{ids:+--id="$ids"}} {restored}
 fi
-if [ -n "$watts" ]; then run nvidia-smi --power-limit="$watts"; fi
+if [ -n "$watts" ]; then run nvidia-smi ${{ids:+--id="$ids"}} --power-limit="$watts"; fi
 if [ "$really" = no ]; then echo "nothing was set: say --apply"; fi
 """
     rollback = f"""{head}# {undone} the clocks of this server's GPUs and sets their power limit to the board's default.
@@ -167,16 +180,17 @@ if [ "$really" = no ]; then echo "nothing was set: say --apply"; fi
 """
     check = f"""{head}# Whether every GPU of this server keeps a level's clock: a driver loaded anew forgets it.
 #
-#   ./check.sh LEVEL PRIORITY    exit code 1: some GPU is faster
+#   ./check.sh LEVEL PRIORITY [IDS]    exit code 1: some GPU is faster; IDS: of these GPUs (0,1), without it of all
 set -euo pipefail
 
 {clock_of}
 
-[ "$#" -eq 2 ] || {{ echo "usage: $0 LEVEL PRIORITY" >&2; exit 2; }}
+[ "$#" -eq 2 ] || [ "$#" -eq 3 ] || {{ echo "usage: $0 LEVEL PRIORITY [IDS]" >&2; exit 2; }}
+ids=${{3:-}}
 clock=$(clock_of "$1" "$2") || {{ echo "$0: no level $1 of $2 in the plan" >&2; exit 2; }}
 [ -n "$clock" ] || {{ echo "level $1 does not cap $2"; exit 0; }}
 # A clock may be one step of {can.step_mhz} MHz above what was asked for.
-nvidia-smi --query-gpu=index,clocks.current.sm --format=csv,noheader,nounits | {{
+nvidia-smi ${{ids:+--id="$ids"}} --query-gpu=index,clocks.current.sm --format=csv,noheader,nounits | {{
   faster=0
   while IFS=', ' read -r index mhz; do
     if [ "$mhz" -gt "$((clock + {can.step_mhz}))" ]; then
@@ -222,11 +236,20 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
     gpus = sum(
         each.servers * next(kind.gpus for kind in request.servers if kind.kind == each.kind) for each in d.by_kind
     )
+    training = 0.0 if request.training is None else request.training.servers * request.training.watts
     share = f"{row}:power_share"
+    inner = _inner(request.supply)
+    of_row = f"{row}:watts / {budget:g}"
     seconds = max(int(request.telemetry.period_s), 1)
     rules: list[dict[str, Any]] = [
-        {"record": f"{row}:watts", "expr": f'sum({POWER_METRIC}{{row="{row}"}}) + {other:g}'},
-        {"record": share, "expr": f"{row}:watts / {budget:g}"},
+        {"record": f"{row}:watts", "expr": f'sum({POWER_METRIC}{{row="{row}"}}) + {other + training:g}'},
+        *(_node_share(node, row, other / max(gpus, 1)) for node in inner),
+        *(
+            [{"record": f"{row}:node_power_share", "expr": of_row, "labels": {"node": request.supply.name}}]
+            if inner
+            else []
+        ),
+        {"record": share, "expr": f"max({row}:node_power_share)" if inner else of_row},
         *(_level_alert(level, share, d.delay_s) for level in d.levels),
         {
             "alert": "RowPowerAboveBudget",
@@ -235,7 +258,8 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
             "annotations": {
                 "summary": "The row draws more than its budget: the brake is pulled.",
                 "description": "{{ $value | humanizePercentage }} of "
-                f"{budget / 1e3:g} kW; it is let go below {d.brake_release:.0%}.",
+                + ("the budget of the node nearest to its own" if inner else f"{budget / 1e3:g} kW")
+                + f"; it is let go below {d.brake_release:.0%}.",
             },
         },
         {
@@ -258,12 +282,30 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
         else ""
     )
     roles = ", and role (decode, prefill)" if any(each.role for level in d.levels for each in level.clocks) else ""
+    beside = "\n# Training is added at its full watts: its GPUs carry no such labels." if training else ""
+    nodes = ", node (the name of the lowest node of the supply above them)" if inner else ""
     note = (
-        f"# {_said(plan)}\n# GPUs of the row carry the labels row={row!r} and priority{roles}"
+        f"# {_said(plan)}\n# GPUs of the row carry the labels row={row!r} and priority{roles}{nodes}"
         " (relabel the scrape of DCGM);\n# what the servers draw beside their GPUs is added as in the plan."
-        f"{ahead}\n"
+        f"{ahead}{beside}\n"
     )
     return {"rules.yaml": note + text}
+
+
+def _inner(node: SupplyNode) -> list[SupplyNode]:
+    """The nodes below."""
+    return [each for child in node.children for each in (child, *_inner(child))]
+
+
+def _node_share(node: SupplyNode, row: str, other_watts: float) -> dict[str, Any]:
+    """Of a node below the row, whose GPUs carry the name of their lowest node; ``other_watts``: for each GPU."""
+    below = "|".join(re.escape(each.name) for each in leaves(node))
+    of = f'{POWER_METRIC}{{row="{row}",node=~{json.dumps(below, ensure_ascii=False)}}}'
+    return {
+        "record": f"{row}:node_power_share",
+        "expr": f"(sum({of}) + count({of}) * {other_watts:g}) / {node.budget_watts:g}",
+        "labels": {"node": node.name},
+    }
 
 
 def _asked_above(level: CapLevel) -> float:
@@ -287,7 +329,9 @@ def _level_alert(level: CapLevel, share: str, delay_s: float) -> dict[str, Any]:
         "labels": {"severity": "warning", "level": str(level.level)},
         "annotations": {
             "summary": f"Cap to level {level.level}: {clocks}.",
-            "description": f"Below {level.below:.1%} go back to level {level.back_to}.",
+            "description": "Always set, whatever the row draws."
+            if is_always(level)
+            else f"Below {level.below:.1%} go back to level {level.back_to}.",
         },
     }
 
@@ -361,4 +405,5 @@ def first_patch(plan: PowerPlan) -> str:
 
 def first_words(plan: PowerPlan) -> str:
     """What ``apply.sh`` is told for them."""
-    return f"1 {shlex.quote(_classes(plan)[-1])}"
+    roles = any(each.role for each in plan.decision.levels[0].clocks)
+    return f"1 {shlex.quote(_classes(plan)[-1])}{' --gpus 0,1' if roles else ''}"

@@ -8,8 +8,10 @@ import re
 from collections.abc import Collection, Container, Mapping
 from typing import TYPE_CHECKING
 
-from planner.contract.words import folded, words
-from planner.serving.silicon_samples import DRAWN, as_sampled, users_sampled
+from planner.contract.words import folded, weights_word, words
+from planner.serving.campaigns import as_drawn, chosen
+from planner.serving.gpu_words import gpus_counted
+from planner.serving.silicon_samples import as_sampled, users_sampled
 from profiles.errors import InputError
 from profiles.values import number, shown
 
@@ -32,7 +34,7 @@ DATA_SET = "0.5-1.5"
 
 INFERENCEX = ("hw", "conc")
 """Columns by which InferenceX's own results are known: their latencies are in seconds and say no unit, and its
-clients draw lengths from 80 % of ``isl`` and ``osl`` on."""
+clients draw lengths as :func:`planner.serving.campaigns.as_drawn` says."""
 
 LENGTHS = (
     "isl/osl",
@@ -46,11 +48,22 @@ LENGTHS = (
 )
 """Columns that hold both lengths, as tables on web pages have them."""
 
-PARALLELISM = ("parallelism", "parallel", "parallel_config", "parallel_strategy", "mapping")
+PARALLELISM = (
+    *("parallelism", "parallel", "parallelization", "parallel_config", "parallelism_config"),
+    *("parallel_strategy", "parallelism_strategy", "mapping", "sharding"),
+)
 DEGREES = ("tp", "pp", "dp", "ep")
 
 _TWO = re.compile(r"\s*([0-9][0-9,.]*[kK]?)\s*[/,:|x]\s*([0-9][0-9,.]*[kK]?)\s*", re.ASCII)
-_DEGREE = re.compile(r"(TEP|DEP|TP|PP|DP|EP)[\s_=-]*([1-9][0-9]{0,3})", re.ASCII | re.IGNORECASE)
+_DEGREE = re.compile(r"(TEP|DEP|TP|PP|DP|EP)[\s_=:-]*([1-9][0-9]{0,3})", re.ASCII | re.IGNORECASE)
+_SPELLED = re.compile(
+    r"-{0,2}\b([tpde])(?:ensor|ipeline|ata|xpert)(?:[\s_-]model)?[\s_-]?parallel(?:ism)?(?:[\s_-](?:size|degree))?\b",
+    re.ASCII | re.IGNORECASE,
+)
+_WAYS = re.compile(r"\b([1-9][0-9]{0,3})[\s-]?way[\s-]+(TEP|DEP|TP|PP|DP|EP)\b", re.ASCII | re.IGNORECASE)
+_NOT_SAID = re.compile(r"(?:TEP|DEP|TP|PP|DP|EP)[\s_=:-]*(?=$|[,;/+&|\s])", re.ASCII | re.IGNORECASE)
+"""A degree without its number (``EP=``), which says nothing."""
+_SINGLE = re.compile(r"none|no|single([\s_-]?gpu)?|1([\s-]?gpu)?", re.ASCII | re.IGNORECASE)
 _BETWEEN = re.compile(r"[\s,;/+&_|-]*", re.ASCII)
 THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
 """A whole number with a comma before every three digits."""
@@ -64,17 +77,19 @@ ACHIEVED = ("request_throughput", "achieved_qps", "requests_per_second")
 KEPT_UP = 0.9
 """Share of the rate that was answered, below which the bound on requests at once is what limited them."""
 
+LLMPERF_FORMAT, LLMPERF_VERSION = "results_ttft_s_mean", "2023-08-31"
+"""A column by which LLMPerf's summaries are known, and what their ``version`` says: of their format."""
+
+DTYPES = ("dtype", "torch_dtype", "model_dtype", "data_type")
+"""Columns that hold how tensors are computed in or how weights are stored."""
+
 ENDLESS = ("inf", "infinity")
 ON, OFF = ("true", "yes", "1"), ("false", "no", "0")
 
 
 def of_inferencex(table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with what InferenceX's own results leave unsaid where no column of it does: whose they are, and how
-    lengths are drawn."""
-    said = {name: value for name, value in (("campaign", "InferenceX"), ("spread", DRAWN)) if name not in table}
-    if {"source", "campaign"} & set(table.columns):
-        said.pop("campaign", None)
-    return table.assign(**(said if RATIO not in table else {n: v for n, v in said.items() if n != "spread"}))
+    """``table`` with what InferenceX's own results leave unsaid where no column of it does: whose they are."""
+    return table if {"source", "campaign"} & set(table.columns) else table.assign(campaign="InferenceX")
 
 
 def load_told(columns: Container[str]) -> bool:
@@ -103,22 +118,54 @@ def in_one_cell(record: Mapping[str, str]) -> dict[str, str]:
             out |= {name: both[i] for i, name in enumerate(TOTALS, 1) if not out.get(name)}
         elif column in DEGREES and (own := _DEGREE.fullmatch(text)) and own[1].casefold() == column:
             out[column] = own[2]
-        elif folded(column) in PARALLELISM and not any(out.get(name) for name in DEGREES):
-            out |= _degrees(column, text)
+        elif text and folded(column) in PARALLELISM:
+            told = any(record.get(name) for name in DEGREES)
+            out |= {} if told else _degrees(column, text, record.get("num_gpus") or gpus_counted(record.get("gpu", "")))
+            if told:
+                _agree(column, text, record)
     return out
 
 
-def _degrees(column: str, text: str) -> dict[str, str]:
-    """The degrees that a cell tells; none where it tells no degree at all."""
+def _agree(column: str, text: str, record: Mapping[str, str]) -> None:
+    """Raises InputError where degrees in one cell are others than those in their own columns."""
+    for word, count in _DEGREE.findall(_in_short(text)):
+        for name in _DEGREES_OF[word.casefold()]:
+            own = number(record.get(name, ""))
+            if own not in (None, 0, int(count)):
+                raise InputError(
+                    f"{column}, {name}: {shown(text)} and {shown(record[name])} contradict each other",
+                    "keep the one that holds",
+                )
+
+
+def _in_short(text: str) -> str:
+    """``tensor_parallel_size=4`` and ``4-way TP`` as ``TP=4`` and ``TP4``."""
+    return re.sub(_WAYS, r"\2\1", re.sub(_SPELLED, r"\1P", text))
+
+
+def _degrees(column: str, text: str, gpus: str | int | None) -> dict[str, str]:
+    """The degrees that a cell tells: short (``TP4EP4``), in words (``tensor_parallel_size=4``, ``8-way TP``), or which
+    one it is that all ``gpus`` share (``TP``).
+
+    Raises:
+        InputError: it tells none, two of one kind, or something else beside them.
+    """
     out: dict[str, str] = {}
-    for word, count in _DEGREE.findall(text):
+    said = _in_short(text)
+    for word, count in _DEGREE.findall(said):
         for name in _DEGREES_OF[word.casefold()]:
             if out.setdefault(name, count) != count:
                 raise InputError(f"{column}: {shown(text)} says two degrees of {name}", "give those of one engine")
-    if out and not _BETWEEN.fullmatch(re.sub(_DEGREE, "", text)):
-        raise InputError(
-            f"{column}: {shown(text)} has more than degrees", "write those of one engine alone, as TP4 EP4 or DEP8"
+    if not out and (gpus or _SINGLE.fullmatch(text)):
+        own = said.strip().casefold()
+        return (
+            {own: str(gpus)} if gpus and own in ("tp", "pp", "dp") else {"tp": "1"} if _SINGLE.fullmatch(text) else {}
         )
+    way = "write those of one engine alone, as TP4 EP4 or DEP8"
+    if not out:
+        raise InputError(f"{column}: {shown(text)} tells no degree", way)
+    if not _BETWEEN.fullmatch(re.sub(_NOT_SAID, "", re.sub(_DEGREE, "", said))):
+        raise InputError(f"{column}: {shown(text)} has more than degrees", way)
     return out
 
 
@@ -137,6 +184,9 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     Raises:
         InputError: totals of no request; a switch that is neither on nor off.
     """
+    if record.get(LLMPERF_FORMAT) and record.get("version") == LLMPERF_VERSION:
+        record = {**record, "version": ""}
+    record = _in_dtype(record)
     out = _users_of_replicas(as_sampled(in_one_cell(record), notes))
     _one_load(out, notes)
     if out.get("rate", "").casefold() in ENDLESS:
@@ -158,12 +208,23 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
         notes.append(f"{name} is {total} \u00f7 {ANSWERED}: {out[name]}")
     if ratio and not (out.get(ANSWERED) and all(out.get(total) for total in TOTALS.values())):
         out["spread"] = _spread(ratio, out.get("framework", ""), notes)
+    out = as_drawn(out, notes)
     if record.get("mode") and not (out.get("spread") or out.get("osl_length_biased")):
         lengths = [number(record.get(name, "")) for name in TOTALS]
-        if not all(each is None or _is_chosen(each) for each in lengths):
+        if not all(each is None or chosen(each) for each in lengths):
             out["spread"] = DATA_SET
-            notes.append("isl and osl are no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
+            notes.append("isl, osl: no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
     return _experts(out, notes)
+
+
+def _in_dtype(record: Mapping[str, str]) -> Mapping[str, str]:
+    """``record`` with the precision that a ``dtype`` tells, where nothing else does: one of 16 bits is that of what is
+    computed, and leaves the weights as published."""
+    said = next((text for name, text in record.items() if folded(name) in DTYPES and text), "")
+    if not said or record.get("precision"):
+        return record
+    word = weights_word(said)
+    return record if word in ("auto", "bf16", "fp16", "fp32", "float32") else {**record, "precision": word}
 
 
 def _users_of_replicas(record: dict[str, str]) -> dict[str, str]:
@@ -189,11 +250,6 @@ def _one_load(out: dict[str, str], notes: list[str]) -> None:
     why = "the rate was not reached" if bound else "requests at once were measured, or bound nothing"
     notes.append(f"{dropped} is not read beside {kept}: {why}")
     out[dropped] = ""
-
-
-def _is_chosen(tokens: float) -> bool:
-    """Whether somebody chose a length rather than averaged it."""
-    return tokens % 8 == 0 or tokens % 10 == 0 or tokens in (1, 2)  # of prompts alone
 
 
 def _spread(ratio: str, framework: str, notes: list[str]) -> str:
