@@ -26,6 +26,9 @@ BY_FORMULAS = "by formulas, not simulated"
 EACH = 1 / 8
 """Of the time that is left, for one comparison: most take less, which is what later ones have more."""
 
+CENT = 1e-6
+"""USD an hour that are no difference."""
+
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Times the load, whose cost is told."""
 
@@ -313,7 +316,8 @@ def _demands(found: Answered, deadline: Deadline, tail: MixQuestion | None) -> l
     ours, gpus = _cost(found), found.fleet.request.objective == "gpus"
 
     def priced(name: str, other: Answered) -> None:
-        more = max(ours - _cost(other), 0.0)
+        more = ours - _cost(other)
+        more = more if more > CENT else 0.0
         usd = usd_per_hour(other if more or gpus else found)
         rows.append(DemandPriced(demand=name, usd_per_hour=usd, costs_usd_per_hour=None if gpus else more))
 

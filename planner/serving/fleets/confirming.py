@@ -184,15 +184,16 @@ class Confirming:
         simulated: set[Key] = set()
         now = fleet
         best: tuple[Answered, dict[int, Loaded]] | None = None
-        longer = False
+        longer = ended = False
         for turn in range(MOST_ROUNDS):
             only = self._only(fleet, simulated) if turn >= ROUNDS else None
             try:
                 found = _solved(now, deadline, only, found, longer=longer)
-            except (Infeasible, LimitReached):
-                if best is None:
+            except (Infeasible, LimitReached) as error:
+                ended = isinstance(error, LimitReached) and turn > 0
+                if best is None and not ended:
                     raise
-                notes = (*notes, ENDED) if deadline.left <= 0 else notes
+                notes = (*notes, ENDED) if ended else notes
                 break
             done = 100 * (1 - 0.5 ** (turn + 1))
             self._tell(Step(f"simulating engines under their mixtures (fleet {turn + 1})", done))
@@ -205,7 +206,7 @@ class Confirming:
                     break
                 longer = True
             now = with_capacity(fleet, {s: self._scaled(each, s, factor) for s, each in enumerate(fleet.services)})
-        if best is None and deadline.left <= 0:
+        if best is None and ended:
             raise LimitReached(
                 "fleet: the time limit ended the search before a fleet was found whose engines hold when they are "
                 "simulated under their own mixtures",

@@ -283,7 +283,7 @@ class _Modelled:
         prices = [
             f"price of {pool.name}: {pool.usd_per_gpu_hour:g} USD per GPU-hour, {pool.price_source}"
             for pool in fleet.cluster.pools
-            if pool.usd_per_gpu_hour is not None and pool.price_source
+            if pool.usd_per_gpu_hour is not None and pool.price_source and pool.gpus and not pool.owned
         ]
         prices += [
             f"price of {pool.name} (spot): {pool.spot_usd_per_gpu_hour:g} USD per GPU-hour, {pool.spot_price_source}"

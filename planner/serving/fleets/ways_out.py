@@ -148,7 +148,12 @@ def _wider(question: MixQuestion, deadline: Deadline) -> str | None:
         engines = found.engines
         used = {each.name: max(float(each.each @ row[each.kinds]) for row in engines) for each in wide}
         counts = {each.name: math.ceil(used[each.name] / each.unit - 1e-9) * each.unit for each in wide}
-        more = [f"{counts[each.name]:,} {each.counts} of {each.name}" for each in wide if counts[each.name] > each.most]
+        more = [_so_many(counts[each.name], each) for each in wide if counts[each.name] > each.most]
         if more:
             ways.append(" and ".join(more))
     return " or ".join(ways) or None
+
+
+def _so_many(count: int, supply: Block) -> str:
+    pool = supply.name.removeprefix("quota of ")
+    return f"{'' if pool == supply.name else 'a quota of '}{count:,} {supply.counts} of {pool}"
