@@ -112,7 +112,8 @@ def read_parts(source: Source, **options: Any) -> Iterator[Iterator[pd.DataFrame
             stream.seek(0)
             as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
             with pd.read_csv(stream, sep=separator, **as_text, **options) as parts:
-                yield parts if separator != SEMICOLON else (_with_points(part, source) for part in parts)
+                named = (_all_named(part, source) for part in parts)
+                yield named if separator != SEMICOLON else (_with_points(part, source) for part in named)
     except pd.errors.EmptyDataError as error:
         raise source.wrong("is empty") from error
     except UnicodeDecodeError as error:
@@ -152,6 +153,13 @@ def _with_points(part: pd.DataFrame, source: Source) -> pd.DataFrame:
         return cell.replace(".", "").replace(",", ".") if _WITH_COMMA.fullmatch(cell) else cell
 
     return part.map(plain)
+
+
+def _all_named(part: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """pandas takes fields before the last names of a header for names of rows, silently."""
+    if not isinstance(part.index, pd.RangeIndex):
+        raise source.wrong("its lines have more fields than line 1 has names", "name every column in line 1")
+    return part
 
 
 def _check_header(source: Source, line: bytes, separator: str = ",") -> None:

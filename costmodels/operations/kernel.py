@@ -44,7 +44,7 @@ class Kernel:
         near: columns (with their scale) that say which measured rows are neighbours of a question.
         alike: columns that must be equal for two rows to be neighbours at all (beside the GPU and the precision): a
             question without such rows is one about an unseen GPU or model.
-        along: the column along which rows measured alike bound what lies between them; "": none.
+        along: the column along which a line joins rows measured alike; "": none.
         leaf_rows: least of a leaf: smooth operations do as well with larger ones, in half the memory.
         one_precision: where the precision is not part of the question.
         figures_of: the operation whose error figures (``unseen_gpu.yaml``, ``few_shot.yaml``) hold for this one, until

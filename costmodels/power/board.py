@@ -1,4 +1,4 @@
-"""Board power of a GPU that runs engine steps, by how busy tensor cores and memory are, and between steps.
+"""Board power of a GPU that runs engine steps, by the work of tensor cores and memory, and between steps.
 
 ``board.yaml`` has the formula, its constants and their sources."""
 
@@ -20,6 +20,9 @@ from profiles.hardware import Gpu
 _BEND = 10.0
 """How sharply power bends to its limit (the power of a p-norm)."""
 
+SHARES = ("compute", "memory", "attention", "waits")
+"""Of time, in an :class:`Activity`."""
+
 METERED = ("hopper", "ampere")
 """Generations of which serving was metered."""
 
@@ -30,10 +33,11 @@ class PowerFacts:
 
     base: float
     memory: float
+    attention: float
     compute: float
-    compute_evenly: float
     rest: float
     reference_bandwidth_per_watt: float
+    bandwidth_exponent: float
     memory_ampere: float
     compute_ampere: float
     context: float
@@ -45,6 +49,7 @@ class PowerFacts:
     elsewhere_high: float
     peak_1s: float
     peak_burst: float
+    peak_burst_hopper: float
     limit_s: float
 
 
@@ -63,7 +68,9 @@ class Timed(Protocol):
     @property
     def memory_us(self) -> Floats: ...
     @property
-    def kernels_us(self) -> Floats: ...
+    def attention_us(self) -> Floats: ...
+    @property
+    def waits_us(self) -> Floats: ...
     @property
     def hot(self) -> Floats: ...
     @property
@@ -75,56 +82,52 @@ class Activity:
     """What a GPU does while steps run, shares of their time, [n] each.
 
     Attributes:
-        compute, memory: that tensor cores and memory take at their peak.
-        kernels: that all kernels and exchanges take as measured alone.
+        compute, memory: that tensor cores and memory take at their peak; ``attention``: of memory's, attention's.
+        waits: that layers of experts take beyond their kernels.
         hot: watts above idle ÷ those at the highest clock. ``most_watts``: the board's limit.
-        unsteady: mean over time of √compute ÷ √(its mean): 1 where all steps are alike.
     """
 
     compute: Floats
     memory: Floats
-    kernels: Floats
+    attention: Floats
+    waits: Floats
     hot: Floats = field(default_factory=lambda: np.ones(1))
     most_watts: Floats = field(default_factory=lambda: np.full(1, np.inf))
-    unsteady: Floats = field(default_factory=lambda: np.ones(1))
 
     @classmethod
     def of(cls, step: Timed) -> Activity:
         time = np.maximum(step.latency.value, 1e-9)
-        compute, memory, kernels = (
-            np.minimum(part / time, 1.0) for part in (step.compute_us, step.memory_us, step.kernels_us)
+        compute, memory, attention, waits = (
+            np.minimum(part / time, 1.0) for part in (step.compute_us, step.memory_us, step.attention_us, step.waits_us)
         )
-        return cls(compute, memory, kernels, step.hot, step.most_watts)
+        return cls(compute, memory, attention, waits, step.hot, step.most_watts)
 
     @classmethod
     def mixed(cls, parts: Sequence[tuple[Activity, Floats]]) -> Activity:
         """Of kinds of step that each take a share [n] of the time."""
         whole = np.maximum(np.sum([share for _, share in parts], axis=0), 1e-12)
-        compute, memory, kernels = (
+        compute, memory, attention, waits = (
             np.asarray(np.sum([getattr(each, name) * share for each, share in parts], axis=0) / whole)
-            for name in ("compute", "memory", "kernels")
+            for name in SHARES
         )
-        roots = np.sum([np.sqrt(each.compute) * each.unsteady * share for each, share in parts], axis=0) / whole
         # By the watts above idle that each would draw: a cool kind of step that is short cools little.
         drawn = [each.level * share for each, share in parts]
         hot = np.sum([each.hot * watts for (each, _), watts in zip(parts, drawn, strict=True)], axis=0)
         most = np.max([each.most_watts + 0.0 * share for each, share in parts], axis=0)
-        return cls(
-            compute,
-            memory,
-            kernels,
-            np.asarray(hot / np.maximum(np.sum(drawn, axis=0), 1e-12)),
-            most,
-            np.asarray(roots / np.sqrt(np.maximum(compute, 1e-12))),
-        )
+        mean_hot = np.asarray(hot / np.maximum(np.sum(drawn, axis=0), 1e-12))
+        return cls(compute, memory, attention, waits, mean_hot, most)
+
+    @property
+    def moved(self) -> Floats:
+        """:attr:`level` of what the memory reads."""
+        facts = power_facts()
+        return np.asarray(facts.memory * self.memory + facts.attention * self.attention)
 
     @property
     def level(self) -> Floats:
-        """Watts above idle, as a share of what is left to the limit, before they bend to it and without those of rest
-        between kernels."""
+        """Watts above idle, as a share of what is left to the limit, before they bend to it."""
         facts = power_facts()
-        compute = facts.compute * np.sqrt(self.compute) * self.unsteady + facts.compute_evenly * self.compute
-        return np.asarray(facts.base + facts.memory * self.memory + compute)
+        return np.asarray(facts.base + self.moved + facts.compute * self.compute + facts.rest * self.waits)
 
 
 def idle_loaded_watts(gpu: Gpu) -> float:
@@ -148,25 +151,23 @@ def bent_to_limit(level: Floats) -> Floats:
 
 
 def _level(gpu: Gpu, activity: Activity) -> Floats:
-    """By the law of its generation: :attr:`Activity.level`, what is drawn at rest between kernels, and on Hopper what
-    the memory reads."""
+    """By the law of its generation: :attr:`Activity.level`, on Hopper by what the memory reads."""
     facts = power_facts()
     if gpu.generation == "ampere":
         return ampere_level(activity.memory, activity.compute, facts.memory_ampere, facts.compute_ampere)
-    level = activity.level + facts.rest * (1 - activity.kernels)
-    if gpu.generation == "hopper":
-        bytes_per_watt = gpu.memory_bandwidth_bytes_per_s / gpu.tdp_watts
-        level = level + facts.memory * activity.memory * (bytes_per_watt / facts.reference_bandwidth_per_watt - 1)
-    return np.asarray(level)
+    if gpu.generation != "hopper":
+        return activity.level
+    bytes_per_watt = gpu.memory_bandwidth_bytes_per_s / gpu.tdp_watts
+    more = (bytes_per_watt / facts.reference_bandwidth_per_watt) ** facts.bandwidth_exponent
+    return np.asarray(activity.level + activity.moved * (more - 1))
 
 
 def free_watts(gpu: Gpu, activity: Activity) -> Floats:
     """Of one GPU while steps run for less time than the board takes to hold its limit, [n]."""
     facts, idle = power_facts(), idle_loaded_watts(gpu)
     above = (facts.limit * gpu.tdp_watts - idle) * _level(gpu, activity) * activity.hot
-    return np.asarray(
-        idle + np.minimum(above, np.minimum(facts.peak_burst * gpu.tdp_watts, activity.most_watts) - idle)
-    )
+    burst = facts.peak_burst_hopper if gpu.generation == "hopper" else facts.peak_burst
+    return np.asarray(idle + np.minimum(above, np.minimum(burst * gpu.tdp_watts, activity.most_watts) - idle))
 
 
 def limit_watts(gpu: Gpu) -> float:

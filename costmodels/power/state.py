@@ -11,8 +11,9 @@ from profiles.hardware import Gpu
 from profiles.settable import check_clock, check_power, settable
 from profiles.values import number, shown
 
-_CLOCK = re.compile(r"(?P<value>[0-9.]+)\s*(?P<unit>mhz|ghz)?", re.IGNORECASE)
-_WATTS = re.compile(r"(?P<value>[0-9.]+)\s*(?P<unit>w|kw)?", re.IGNORECASE)
+_CLOCK = re.compile(r"(?P<value>[0-9.]+)\s*(?P<unit>(?i:mhz|ghz))?")
+_WATTS = re.compile(r"(?P<value>[0-9.]+)\s*(?P<unit>(?i:w|kw|watts?)|MW)?")
+_UNITS = {"ghz": 1000.0, "kw": 1e3, "mw": 1e6}
 
 
 ANY = "any"
@@ -42,8 +43,8 @@ class OperatingState:
         """
         if not clock and not power_cap:
             return None
-        mhz = _read(clock, _CLOCK, "clock", "1400MHz", {"ghz": 1000.0}) if clock else None
-        watts = _read(power_cap, _WATTS, "power_cap", "500W", {"kw": 1000.0}) if power_cap else None
+        mhz = _read(clock, _CLOCK, "clock", "1400MHz") if clock else None
+        watts = _read(power_cap, _WATTS, "power_cap", "500W") if power_cap else None
         return cls(
             None if mhz is None else check_clock(gpu, mhz, "clock"),
             None if watts is None else check_power(gpu, watts, "power_cap"),
@@ -91,7 +92,16 @@ def read_watts(text: str, field: str) -> float:
     Raises:
         InputError: it is none.
     """
-    return _read(text, _WATTS, field, "12kW", {"kw": 1000.0})
+    return _read(text, _WATTS, field, "12kW")
+
+
+def read_mhz(text: str, field: str) -> float:
+    """``1400MHz``, ``1.4 GHz`` or a plain number of MHz.
+
+    Raises:
+        InputError: it is none.
+    """
+    return _read(text, _CLOCK, field, "1400MHz")
 
 
 def check_words(value: str, field: str) -> str:
@@ -104,9 +114,9 @@ def check_words(value: str, field: str) -> str:
     if text.casefold() == ANY:
         return ANY
     if field == "clock":
-        _read(text, _CLOCK, field, "1400MHz", {})
+        _read(text, _CLOCK, field, "1400MHz")
     else:
-        _read(text, _WATTS, field, "500W", {})
+        _read(text, _WATTS, field, "500W")
     return text
 
 
@@ -124,11 +134,16 @@ def _levels(asked: Sequence[str], gpu: Gpu, of: Callable[[Gpu], list[str]]) -> l
     return ["", *of(gpu)] if ANY in asked else list(asked)
 
 
-def _read(text: str, form: re.Pattern[str], field: str, example: str, units: dict[str, float]) -> float:
+def _read(text: str, form: re.Pattern[str], field: str, example: str) -> float:
     found = form.fullmatch(text.strip())
     value = None if found is None else number(found["value"])
     if text.strip().casefold() == ANY:
-        raise InputError(f"{field}: any is a choice, and nothing is chosen here", f"write one, for example {example}")
+        raise InputError(
+            f"{field}: any is a choice, and nothing is chosen here",
+            f"write one, for example {example}; `plan` chooses, a row each in a CSV for `plan predict` compares",
+        )
+    if found is None and form is _WATTS and text.strip()[-2:].casefold() == "mw":
+        raise InputError(f"{field}: {shown(text)} may be thousandths of a watt or millions", "write W, kW or MW")
     if found is None or value is None or value <= 0:
         raise InputError(f"{field}: {shown(text)} is not understood", f"write for example {example}")
-    return value * units.get((found["unit"] or "").casefold(), 1.0)
+    return value * _UNITS.get((found["unit"] or "").casefold(), 1.0)

@@ -38,7 +38,9 @@ class StepTimes(Rowwise):
             each.
         compute_us, memory_us: roofline times of all kernels together, shape [n]: how busy tensor cores and
             memory are.
-        kernels_us: all kernels and exchanges as measured alone, shape [n].
+        attention_us: of memory's, attention's, shape [n].
+        waits_us: what a step of a model with experts takes beyond all kernels and exchanges as measured alone, shape
+            [n]: untuned kernels, and GPUs that wait for each other. Without experts it is the host's, and none.
         hot, most_watts: watts above idle ÷ those at the highest clock, and the board's limit, shape [n].
         uneven: by how much longer (log) the GPU with most experts to read takes than all on average, shape [n].
     """
@@ -48,7 +50,8 @@ class StepTimes(Rowwise):
     parts: dict[str, Floats]
     compute_us: Floats
     memory_us: Floats
-    kernels_us: Floats
+    attention_us: Floats
+    waits_us: Floats
     hot: Floats
     most_watts: Floats
     uneven: Floats
@@ -136,7 +139,10 @@ def step_times(
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them
-    busy_us, hot, most = (busy[0] * halves, memory_us * halves, kernels * halves), np.ones(n), np.full(n, np.inf)
+    attention = np.sum([asked[name].bounds[1] for name in families().parts["attention"]], axis=0)
+    waits_us = np.where(routed.alone > 0, np.maximum(latency.value - kernels * halves, 0.0), 0.0)
+    busy_us = busy[0] * halves, memory_us * halves, attention * halves, waits_us
+    hot, most = np.ones(n), np.full(n, np.inf)
     return StepTimes(latency, stage, parts, *busy_us, hot, most, uneven)
 
 

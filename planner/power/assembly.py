@@ -124,6 +124,7 @@ def _result(made: Solved, name: str, low: int, high: int) -> told.PolicyResult:
         mean_watts=verdict.mean_watts,
         most_watts=verdict.most_watts,
         usd_per_year=None if price is None else verdict.mean_watts / 1e3 * 8760 * price,
+        levels=_levels(made.row, judged),
     )
 
 
@@ -134,16 +135,6 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
     delay = row.timing.in_band_s if in_band and row.timing.in_band_s is not None else row.timing.delay_s
     node = int(np.argmax(verdict.peaks))
     shape = None if made.chosen is None else made.chosen.shape
-    steps, always = decided.policy.levels, decided.policy.always
-    if not steps and any(always):  # the same caps always: a level that every reading calls for
-        steps = (Level(always, up=0.0, step=None, down=0.0, back=1),)
-    clocks = [
-        [
-            told.ClassClock(priority=p, role=role, clock_mhz=mhz, gpu_watts=_gpu_watts(row, mhz, role))
-            for (p, role), mhz in zip(_columns(row, level.clocks), level.clocks, strict=True)
-        ]
-        for level in steps
-    ]
     return told.PowerDecision(
         servers=verdict.servers,
         today=request.today,
@@ -152,18 +143,7 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
             told.KindCount(kind=kind.name, servers=int((kinds == index).sum())) for index, kind in enumerate(row.kinds)
         ),
         policy=name,  # type: ignore[arg-type]
-        levels=tuple(
-            told.CapLevel(
-                level=index + 1,
-                above=level.up,
-                step_above=level.step,
-                below=level.down,
-                back_to=level.back,
-                clocks=tuple(clocks[index]),
-                time_share=float(verdict.levels[index + 1 if decided.policy.levels else 0]),
-            )
-            for index, level in enumerate(steps)
-        ),
+        levels=_levels(row, decided),
         brake_above=BRAKE_AT,
         brake_release=BRAKE_RELEASE,
         control="in_band" if in_band else "out_of_band",
@@ -180,13 +160,34 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
                 most_watts=can.power_watts[1],
                 restore=locked or "reset",
             )
-            for gpu, (can, locked) in {kind.gpu: (kind.settable, kind.locked_mhz) for kind in row.kinds}.items()
+            for gpu, locked, can in {(kind.gpu, kind.locked_mhz, kind.settable): None for kind in row.kinds}
             if can is not None
         ),
         breakers=_breakers(row, verdict),
         binding=told.BindingBudget(
             node=row.tree.names[node], peak=float(verdict.peaks[node]), promise=decided.limited_by
         ),
+    )
+
+
+def _levels(row: RowModel, judged: Judged) -> tuple[told.CapLevel, ...]:
+    policy, steps = judged.policy, judged.policy.levels
+    if not steps and any(policy.always):  # the same caps always: a level that every reading calls for
+        steps = (Level(policy.always, up=0.0, step=None, down=0.0, back=1),)
+    return tuple(
+        told.CapLevel(
+            level=index + 1,
+            above=level.up,
+            step_above=level.step,
+            below=level.down,
+            back_to=level.back,
+            clocks=tuple(
+                told.ClassClock(priority=p, role=role, clock_mhz=mhz, gpu_watts=_gpu_watts(row, mhz, role))
+                for (p, role), mhz in zip(_columns(row, level.clocks), level.clocks, strict=True)
+            ),
+            time_share=float(judged.verdict.levels[index + 1 if policy.levels else 0]),
+        )
+        for index, level in enumerate(steps)
     )
 
 

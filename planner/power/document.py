@@ -105,6 +105,11 @@ class CapLevel(Document):
     time_share: float = Field(description="of the time, at this level")
 
 
+def is_always(level: CapLevel) -> bool:
+    """Whether every reading calls for it: caps that are always set."""
+    return level.above == 0 and level.below == 0
+
+
 class SettableClocks(Document):
     """What the plan's caps lie within, and what to set back."""
 
@@ -187,8 +192,10 @@ class ClassImpact(Document):
     other: dict[str, float] = Field(default_factory=dict, description="further percentiles that are limited")
 
 
-class PolicyResult(Document):
+class PolicyResult(Sparse):
     """A policy with the most servers that it holds within every promise."""
+
+    SELDOM: ClassVar = ("levels",)
 
     name: PolicyName
     servers: int
@@ -201,6 +208,7 @@ class PolicyResult(Document):
     mean_watts: float = Field(description="of the row")
     most_watts: float = Field(description="within a second, prefills that coincide included")
     usd_per_year: float | None = Field(description="of electricity; null: it is not priced")
+    levels: tuple[CapLevel, ...] = Field(default=(), description="of caps; left out: it has none")
 
 
 class FrontierPoint(Document):

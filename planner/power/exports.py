@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from planner.power.document import CapLevel, ClassClock, PowerPlan
+from planner.power.document import CapLevel, ClassClock, PowerPlan, is_always
+from planner.power.request import SupplyNode, leaves
 from profiles.errors import Unsupported
 
 ANNOTATION = "dynamo.nvidia.com/gpu-power-limit"
@@ -32,7 +33,7 @@ def cannot(plan: PowerPlan) -> str | None:
     if not plan.decision.levels:
         return f"the plan's policy ({plan.decision.policy}) has no levels of caps"
     if len(plan.decision.settable) != 1:
-        return "the row has several types of GPUs, and a level's clock is of one"
+        return "the row has several types of GPUs, or locked clocks, and a level's clock is of one"
     return None
 
 
@@ -222,11 +223,20 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
     gpus = sum(
         each.servers * next(kind.gpus for kind in request.servers if kind.kind == each.kind) for each in d.by_kind
     )
+    training = 0.0 if request.training is None else request.training.servers * request.training.watts
     share = f"{row}:power_share"
+    inner = _inner(request.supply)
+    of_row = f"{row}:watts / {budget:g}"
     seconds = max(int(request.telemetry.period_s), 1)
     rules: list[dict[str, Any]] = [
-        {"record": f"{row}:watts", "expr": f'sum({POWER_METRIC}{{row="{row}"}}) + {other:g}'},
-        {"record": share, "expr": f"{row}:watts / {budget:g}"},
+        {"record": f"{row}:watts", "expr": f'sum({POWER_METRIC}{{row="{row}"}}) + {other + training:g}'},
+        *(_node_share(node, row, other / max(gpus, 1)) for node in inner),
+        *(
+            [{"record": f"{row}:node_power_share", "expr": of_row, "labels": {"node": request.supply.name}}]
+            if inner
+            else []
+        ),
+        {"record": share, "expr": f"max({row}:node_power_share)" if inner else of_row},
         *(_level_alert(level, share, d.delay_s) for level in d.levels),
         {
             "alert": "RowPowerAboveBudget",
@@ -235,7 +245,8 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
             "annotations": {
                 "summary": "The row draws more than its budget: the brake is pulled.",
                 "description": "{{ $value | humanizePercentage }} of "
-                f"{budget / 1e3:g} kW; it is let go below {d.brake_release:.0%}.",
+                + ("the budget of the node nearest to its own" if inner else f"{budget / 1e3:g} kW")
+                + f"; it is let go below {d.brake_release:.0%}.",
             },
         },
         {
@@ -258,12 +269,30 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
         else ""
     )
     roles = ", and role (decode, prefill)" if any(each.role for level in d.levels for each in level.clocks) else ""
+    beside = "\n# Training is added at its full watts: its GPUs carry no such labels." if training else ""
+    nodes = ", node (the name of the lowest node of the supply above them)" if inner else ""
     note = (
-        f"# {_said(plan)}\n# GPUs of the row carry the labels row={row!r} and priority{roles}"
+        f"# {_said(plan)}\n# GPUs of the row carry the labels row={row!r} and priority{roles}{nodes}"
         " (relabel the scrape of DCGM);\n# what the servers draw beside their GPUs is added as in the plan."
-        f"{ahead}\n"
+        f"{ahead}{beside}\n"
     )
     return {"rules.yaml": note + text}
+
+
+def _inner(node: SupplyNode) -> list[SupplyNode]:
+    """The nodes below."""
+    return [each for child in node.children for each in (child, *_inner(child))]
+
+
+def _node_share(node: SupplyNode, row: str, other_watts: float) -> dict[str, Any]:
+    """Of a node below the row, whose GPUs carry the name of their lowest node; ``other_watts``: for each GPU."""
+    below = "|".join(re.escape(each.name) for each in leaves(node))
+    of = f'{POWER_METRIC}{{row="{row}",node=~{json.dumps(below, ensure_ascii=False)}}}'
+    return {
+        "record": f"{row}:node_power_share",
+        "expr": f"(sum({of}) + count({of}) * {other_watts:g}) / {node.budget_watts:g}",
+        "labels": {"node": node.name},
+    }
 
 
 def _asked_above(level: CapLevel) -> float:
@@ -287,7 +316,9 @@ def _level_alert(level: CapLevel, share: str, delay_s: float) -> dict[str, Any]:
         "labels": {"severity": "warning", "level": str(level.level)},
         "annotations": {
             "summary": f"Cap to level {level.level}: {clocks}.",
-            "description": f"Below {level.below:.1%} go back to level {level.back_to}.",
+            "description": "Always set, whatever the row draws."
+            if is_always(level)
+            else f"Below {level.below:.1%} go back to level {level.back_to}.",
         },
     }
 

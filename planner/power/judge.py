@@ -155,13 +155,12 @@ class Judge:
         return self.row.requests(stretch(self.load, self.most, self.request.seed, *slot, self.tail))
 
     def _keep_stretches(self) -> None:
-        """Day by day, as each day's curve is drawn as a whole; as many as memory may hold."""
-        kept = 0.0
-        for slot in sorted(self.slots()):
-            self._stretches[slot] = requests = self._stretch(slot)
-            kept += sum(each.nbytes for each in requests)
-            if kept > _KEPT_BYTES:
-                break
+        """As many as memory may hold, the busiest: they are run for most policies. Day by day, as each day's curve is
+        drawn as a whole."""
+        slots = self.slots()
+        each = sum(part.nbytes for part in self._stretch(slots[0]))
+        for slot in sorted(slots[: max(int(_KEPT_BYTES / max(each, 1)), 1)]):
+            self._stretches[slot] = self._stretch(slot)
 
     def uncapped(self) -> list[Outcome]:
         """Whole days of as many servers as are tried, without caps and without a brake."""

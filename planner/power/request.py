@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from planner.contract.documents import PLAIN_NUMBER, Document, Name, checked
 from planner.contract.options import LOAD, Option
-from planner.contract.quantities import as_watts
+from planner.contract.quantities import as_mhz, as_seconds, as_share, as_watts
 from planner.contract.sparse import Sparse
 from planner.power.tails import YEAR_DAYS, counted
 from planner.replay.request import Trace
@@ -26,8 +26,10 @@ _RULES = "What is promised"
 
 _IN_WATTS = BeforeValidator(partial(as_watts, "watts"), json_schema_input_type=float | str)
 Watts = Annotated[Annotated[float, Field(gt=0, le=1e10), PLAIN_NUMBER], _IN_WATTS]
-Seconds = Annotated[float, Field(ge=0, le=86_400), PLAIN_NUMBER]
-Share = Annotated[float, Field(ge=0, le=1), PLAIN_NUMBER]
+_IN_SECONDS = BeforeValidator(as_seconds, json_schema_input_type=float | str)
+_AS_SHARE = BeforeValidator(as_share, json_schema_input_type=float | str)
+Seconds = Annotated[Annotated[float, Field(ge=0, le=86_400), PLAIN_NUMBER], _IN_SECONDS]
+Share = Annotated[Annotated[float, Field(ge=0, le=1), PLAIN_NUMBER], _AS_SHARE]
 Count = Annotated[int, Field(ge=0, le=100_000), PLAIN_NUMBER]
 Plain = Annotated[float, PLAIN_NUMBER]
 
@@ -73,14 +75,14 @@ class RowServers(Document):
 
 class PriorityClass(Document):
     name: Name
-    share: Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] = Field(description="of the servers")
+    share: Annotated[Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER], _AS_SHARE] = Field(description="of the servers")
 
 
 class Telemetry(Document):
-    period_s: Annotated[float, Field(ge=1, le=3600), PLAIN_NUMBER] = Field(
+    period_s: Annotated[Annotated[float, Field(ge=1, le=3600), PLAIN_NUMBER], _IN_SECONDS] = Field(
         default=2.0, description="between two readings of the row's power"
     )
-    error: Annotated[float, Field(ge=0, le=0.5), PLAIN_NUMBER] = Field(
+    error: Annotated[Annotated[float, Field(ge=0, le=0.5), PLAIN_NUMBER], _AS_SHARE] = Field(
         default=0.0, description="standard deviation of a reading, relative"
     )
 
@@ -107,7 +109,7 @@ class SetCap(Document):
     """A cap that is set today."""
 
     priority: Name
-    clock_mhz: Annotated[int, PLAIN_NUMBER]
+    clock_mhz: Annotated[Annotated[int, PLAIN_NUMBER], BeforeValidator(as_mhz, json_schema_input_type=int | str)]
 
 
 class TrainingJobs(Document):
@@ -116,7 +118,7 @@ class TrainingJobs(Document):
     servers: Annotated[int, Field(gt=0, le=100_000), PLAIN_NUMBER]
     watts: Watts = Field(description="of one such server while it computes")
     dip: Share = Field(default=0.375, description="share that falls away while gradients are exchanged")
-    iteration_s: Annotated[float, Field(ge=2, le=3600), PLAIN_NUMBER] = 10.0
+    iteration_s: Annotated[Annotated[float, Field(ge=2, le=3600), PLAIN_NUMBER], _IN_SECONDS] = 10.0
 
 
 class ImpactLimit(Document):

@@ -10,7 +10,7 @@ import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.questions import Batch
-from costmodels.power.board import Activity, idle_loaded_watts, mean_watts, watts_by_window
+from costmodels.power.board import SHARES, Activity, idle_loaded_watts, mean_watts, watts_by_window
 from costmodels.serving.simulator.outcome import TIMELINE
 from costmodels.serving.simulator.step_table import End
 from planner.contract.quantities import Interval
@@ -111,7 +111,8 @@ class _Steps:
     def _activity(self, part: Callable[[str], Floats]) -> Activity:
         """From its parts by name; the board's limit is one."""
         most = np.full(1, self.plain.most_watts.max())
-        return Activity(part("compute"), part("memory"), part("kernels"), part("hot"), most)
+        compute, memory, attention, waits = (part(name) for name in SHARES)
+        return Activity(compute, memory, attention, waits, part("hot"), most)
 
     def over(self, replay: Replay, edges_us: Floats) -> tuple[Floats, Activity]:
         """(share of each stretch in which steps run, what they do)."""

@@ -70,3 +70,19 @@ def test_policies_are_named_whatever_the_number_of_priorities(classes: int) -> N
     for words in ("by nameplate", "no control", "the same caps always", "oracle (no delay)"):
         assert sum(line.startswith(words) for line in said) >= 1
     assert sum(line.count("16.1% / 21.3%") for line in said) == classes * len(document["policies"])
+
+
+def test_caps_that_are_always_set_are_named() -> None:
+    document = example()
+    clocks = [{"priority": "hp", "clock_mhz": None, "gpu_watts": None}, {"priority": "lp", "clock_mhz": 1275}]
+    level = {"level": 1, "above": 0.0, "step_above": None, "below": 0.0, "back_to": 1, "time_share": 1.0}
+    always = {**level, "clocks": [clocks[0], {**clocks[1], "gpu_watts": 360.0}]}
+    document["decision"]["levels"] = [always]
+    for each in document["policies"]:
+        each["levels"] = {"static": [always], "threshold": [{**always, "above": 0.8, "below": 0.75}]}.get(
+            each["name"], []
+        )
+    said = lines(document)
+    assert "the same caps always: lp at most 1,275 MHz" in said
+    assert "one threshold: lp at most 1,275 MHz above 80 %" in said
+    assert "1 always – – 1,275 100.00%" in said

@@ -14,7 +14,15 @@ from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.power import board as power_module
-from costmodels.power.board import Activity, idle_loaded_watts, mean_watts, power_facts, step_watts, watts_by_window
+from costmodels.power.board import (
+    SHARES,
+    Activity,
+    idle_loaded_watts,
+    mean_watts,
+    power_facts,
+    step_watts,
+    watts_by_window,
+)
 from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from profiles.errors import DataError
 from profiles.hardware import find_gpu, gpus
@@ -197,16 +205,16 @@ def test_heads_divide_the_cache_until_there_is_one_a_gpu_and_the_latent_is_every
 SHARE = st.floats(0, 1)
 
 
-def activity(compute: float, memory: float, kernels: float = 1.0) -> Activity:
-    return Activity(*(np.array([share]) for share in (compute, memory, kernels)))
+def activity(compute: float, memory: float, attention: float = 0.0, waits: float = 0.0) -> Activity:
+    return Activity(*(np.array([share]) for share in (compute, memory, attention, waits)))
 
 
-@given(st.sampled_from(sorted(gpus())), SHARE, SHARE, SHARE, SHARE)
+@given(st.sampled_from(sorted(gpus())), SHARE, SHARE, SHARE, SHARE, SHARE)
 def test_power_is_between_loaded_idle_and_what_was_measured(
-    gpu: str, compute: float, memory: float, kernels: float, running: float
+    gpu: str, compute: float, memory: float, attention: float, waits: float, running: float
 ) -> None:
     fact = find_gpu(gpu)
-    got = mean_watts(fact, activity(compute, memory, kernels), np.array([running]))
+    got = mean_watts(fact, activity(compute, memory, attention * memory, waits), np.array([running]))
     idle = idle_loaded_watts(fact)
     assert fact.idle_watts < idle
     assert fact.idle_watts - 1e-6 <= got.low[0] <= got.value[0] <= got.high[0] <= 1.05 * fact.tdp_watts + 1e-6
@@ -229,7 +237,7 @@ def test_power_of_steps_that_were_metered() -> None:
     """An H200's own decode steps of Llama-3.1-8B and its loaded idle (evidence: this project, 2026-11-26)."""
     gpu = find_gpu("H200")
     assert idle_loaded_watts(gpu) == pytest.approx(127, abs=15)
-    for measured, shares in ((453, (0.003, 0.624, 0.973)), (691, (0.173, 0.470, 0.656)), (690, (0.582, 0.156, 0.827))):
+    for measured, shares in ((453, (0.003, 0.624)), (691, (0.173, 0.470, 0.309)), (690, (0.582, 0.156))):
         assert step_watts(gpu, activity(*shares)).value[0] == pytest.approx(measured, rel=0.15)
 
 
@@ -241,28 +249,42 @@ def test_power_of_a_generation_that_was_not_metered_is_marked_and_less_sure() ->
 
 
 def test_a_board_goes_beyond_its_limit_for_a_second_and_holds_it_from_then_on() -> None:
-    gpu, prefill = find_gpu("H100-SXM"), Activity(*(np.full(40, share) for share in (0.6, 0.2, 1.0)))
+    gpu, prefill = find_gpu("H100-SXM"), Activity(*(np.full(40, share) for share in (0.6, 0.2, 0.0, 0.0)))
     watts = watts_by_window(gpu, prefill, np.ones(40), 0.25)
     limit = step_watts(gpu, activity(1.0, 1.0)).value[0]
     assert watts[0] == pytest.approx(770, rel=0.04)  # an H100's first quarter of a second after rest: 772 W
     assert watts[-8:].mean() == pytest.approx(limit, rel=0.01)
-    assert watts.max() <= power_facts().peak_burst * gpu.tdp_watts
+    assert watts.max() <= power_facts().peak_burst_hopper * gpu.tdp_watts
     slow = watts_by_window(gpu, prefill, np.ones(40), 1.0)
     assert np.array_equal(slow, mean_watts(gpu, prefill, np.ones(40)).value)
 
 
-def test_kinds_of_step_count_by_the_watts_that_each_would_draw() -> None:
-    """Not by the watts of their mean use: the root of a mean is more than the mean of roots."""
-    parts = [(activity(0.64, 0.1), np.array([0.25])), (activity(0.01, 0.6), np.array([0.75]))]
-    alone = sum(float(each.level[0] * share[0]) for each, share in parts)
-    assert Activity.mixed(parts).level[0] == pytest.approx(alone)
-    again = Activity.mixed([(Activity.mixed(parts), np.array([0.5])), (activity(0.3, 0.3), np.array([0.5]))])
-    assert again.level[0] == pytest.approx((alone + float(activity(0.3, 0.3).level[0])) / 2)
+def test_the_same_work_in_longer_steps_draws_as_much_less() -> None:
+    """Above what a board draws whatever runs, a joule a piece of work."""
+    gpu, work = find_gpu("H200"), np.array([0.05, 0.4, 0.1, 0.0])
+    resting = step_watts(gpu, activity(0.0, 0.0)).value[0]
+    fast, slow = (step_watts(gpu, activity(*(work / longer))).value[0] - resting for longer in (1.0, 1.5))
+    assert slow == pytest.approx(fast / 1.5, rel=0.02)
+
+
+def test_a_byte_of_attention_takes_more_than_one_of_weights() -> None:
+    weights, attention = (step_watts(find_gpu("H100"), activity(0.0, 0.4, share)).value[0] for share in (0.0, 0.4))
+    assert attention > weights + 50
+
+
+def test_a_byte_takes_less_on_an_h200_than_on_an_h100() -> None:
+    one, other = (
+        step_watts(find_gpu(gpu), activity(0.0, 2e12 / find_gpu(gpu).memory_bandwidth_bytes_per_s)).value[0]
+        for gpu in ("H100-SXM", "H200")
+    )
+    assert 0.8 * one < other < one
 
 
 def test_activities_mix_by_time() -> None:
-    mixed = Activity.mixed([(activity(1.0, 0.0), np.array([3.0])), (activity(0.0, 1.0), np.array([1.0]))])
-    assert (mixed.compute[0], mixed.memory[0], mixed.kernels[0]) == (0.75, 0.25, 1.0)
+    parts = [(activity(1.0, 0.0), np.array([3.0])), (activity(0.0, 1.0, 0.5, 1.0), np.array([1.0]))]
+    mixed = Activity.mixed(parts)
+    assert [getattr(mixed, name)[0] for name in SHARES] == [0.75, 0.25, 0.125, 0.25]
+    assert mixed.level[0] == pytest.approx(sum(float(each.level[0] * share[0]) for each, share in parts) / 4)
 
 
 # --- data files -------------------------------------------------------------------------------------------

@@ -190,3 +190,9 @@ def test_a_spreadsheet_is_no_csv(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a spreadsheet") as refused:
         read_table(Source(tmp_path / "runs.xlsx", "", ""))
     assert "save the sheet as CSV" in refused.value.hint
+
+
+def test_fields_without_a_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text("a,b\n1,2,3\n4,5,6\n")
+    with pytest.raises(InputError, match="its lines have more fields than line 1 has names"):
+        read_table(source(tmp_path / "f.csv"))

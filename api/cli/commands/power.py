@@ -169,6 +169,8 @@ def _drive(
             f"{missing} is missing",
             "for example: plan power row.yaml --policy polca --drive watts.csv --commands c.csv",
         )
+    if commands.resolve() == drive.resolve():
+        raise InputError(f"--commands: {commands} is the file of --drive", "name another, it would be written over")
     from planner.power.series import commands_csv, commands_on, preset, read_drive
 
     series = read_drive(drive)
@@ -192,7 +194,9 @@ def _drive(
     write_atomically(commands, commands_csv(found), "--commands")
     clocks = ", ".join(f"{mhz:,}" for mhz in chosen.clocks_mhz if mhz is not None)
     sets = f"clocks {clocks} MHz" if clocks else "no clocks"
-    typer.echo(f"{len(found)} commands of {policy} ({by}: {sets}) on {len(series[0]):,} rows: {commands}", err=True)
+    counts = ((len(found), "command"), (len(series[0]), "row"))
+    many, rows = (f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in counts)
+    typer.echo(f"{many} of {policy} ({by}: {sets}) on {rows}: {commands}", err=True)
 
 
 def _watts(request: PowerRequest, policy: str | None, measured: Sequence[ProfileStore], report: Any) -> Any:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.views.quantities import number, percent
-from planner.power.document import BrakeRate, ClassImpact, PowerPlan
+from planner.power.document import BrakeRate, CapLevel, ClassClock, ClassImpact, PowerPlan, is_always
 
 _POLICY = {
     "nameplate": "by nameplate",
@@ -110,6 +110,26 @@ def _policies(plan: PowerPlan, out: Console) -> None:
     out.print(
         Text("  range: with bursts of a heavy and of a bounded tail; brakes: value, ≤ upper 95 % bound", style="dim")
     )
+    for each in plan.policies:
+        if len(each.levels) == 1:  # of more, the document has them
+            (level,) = each.levels
+            when = "" if is_always(level) else f" above {percent(_asked(level))}"
+            out.print(Text(f"  {_POLICY[each.name]}: {_capped(level)}{when}", style="dim"))
+
+
+def _capped(level: CapLevel) -> str:
+    said = [f"{_class(each)} at most {each.clock_mhz:,} MHz" for each in level.clocks if each.clock_mhz is not None]
+    return ", ".join(said) or "no clocks"
+
+
+def _class(each: ClassClock) -> str:
+    return f"{each.priority}{f' {each.role}' if each.role else ''}"
+
+
+def _asked(level: CapLevel) -> float:
+    found = level.step_above if level.above is None else level.above
+    assert found is not None
+    return found
 
 
 def _brakes(rate: BrakeRate) -> str:
@@ -124,23 +144,21 @@ def _levels(plan: PowerPlan, out: Console) -> None:
     if not plan.decision.levels:
         return
     heading(out, "Levels of caps")
-    names = [f"{each.priority}{f' {each.role}' if each.role else ''}" for each in plan.decision.levels[0].clocks]
+    names = [_class(each) for each in plan.decision.levels[0].clocks]
     grid = table("level", "above", "below", *(f"{name} MHz" for name in names), "time")
     for level in plan.decision.levels:
-        above = level.above if level.above is not None else level.step_above
+        ends = ("always", "–") if is_always(level) else (percent(_asked(level)), percent(level.below))
         grid.add_row(
             str(level.level),
-            "–" if above is None else percent(above),
-            percent(level.below),
+            *ends,
             *("–" if each.clock_mhz is None else f"{each.clock_mhz:,}" for each in level.clocks),
             f"{level.time_share:.2%}",
         )
     indented(out, grid)
     waits = plan.request.control.brake_on == "breaker"
     brake = "where a breaker asks for it" if waits else f"above {plan.decision.brake_above:.0%}"
-    out.print(
-        Text(f"  a reading above “above” calls for the level, one below “below” leaves it; brake {brake}", style="dim")
-    )
+    said = "a reading above “above” calls for the level, one below “below” leaves it; "
+    out.print(Text(f"  {'' if is_always(plan.decision.levels[0]) else said}brake {brake}", style="dim"))
 
 
 def _stress(plan: PowerPlan, out: Console) -> None:

@@ -16,7 +16,7 @@ from costmodels.serving.step import StepTimes
 from planner.contract.engine import Role
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.protocol import most_sequences
-from planner.serving.engines.under_load import at_load
+from planner.serving.engines.under_load import at_load, share_of_less
 from planner.serving.operating_points import Job, OperatingPoints, Served, predict
 
 
@@ -62,15 +62,18 @@ class AggregatedCandidate:
         return 0.0
 
     def at(self, load_rps: float) -> AggregatedEngine:
-        return AggregatedEngine(at_load(self.points, self.index, load_rps))
+        return AggregatedEngine(*at_load(self.points, self.index, load_rps), load_rps)
 
 
 @dataclass(frozen=True)
 class AggregatedEngine:
-    """An engine at one operating point."""
+    """An engine at one operating point. ``fewer``: the next lower concurrency, which does not carry ``load_rps``; None:
+    there is none, or the point is the load's."""
 
     role: ClassVar[Role] = "aggregated"
     point: OperatingPoints
+    fewer: OperatingPoints | None = None
+    load_rps: float = 0.0
 
     @property
     def steady(self) -> Steady:
@@ -104,6 +107,13 @@ class AggregatedEngine:
     @property
     def concurrency(self) -> float:
         return float(self.point.concurrency[0])
+
+    @property
+    def less(self) -> tuple[AggregatedEngine, float] | None:
+        if self.fewer is None:
+            return None
+        rates = (float(point.steady.rate_rps.value[0]) for point in (self.fewer, self.point))
+        return AggregatedEngine(self.fewer), share_of_less(self.load_rps, *rates)
 
     @property
     def prefill_busy(self) -> float:

@@ -17,7 +17,7 @@ from planner.contract.engine import Role
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.one_role import OneRoleCandidate, OneRoleEngine
 from planner.serving.engines.protocol import most_sequences
-from planner.serving.engines.under_load import least_concurrency
+from planner.serving.engines.under_load import least_concurrency, share_of_less
 from planner.solving.packing import DECODE
 
 
@@ -60,14 +60,16 @@ class DecodeCandidate(OneRoleCandidate[Decoding]):
             return every, every.rate_rps.value >= load_rps * (1 - 1e-9)
 
         most = float(self.engines.concurrency[self.index])
-        return DecodeEngine(self, load_rps, least_concurrency(most, tried))
+        return DecodeEngine(self, load_rps, *least_concurrency(most, tried))
 
 
 @dataclass(frozen=True)
 class DecodeEngine(OneRoleEngine[DecodeCandidate, Decoding]):
-    """The engine of a ``candidate`` under a load."""
+    """The engine of a ``candidate`` under a load. ``fewer``: at the next lower concurrency, which does not carry it;
+    None: there is none."""
 
     role: ClassVar[Role] = "decode"
+    fewer: Decoding | None = None
 
     @property
     def cycles_before_first_token(self) -> float:
@@ -102,6 +104,13 @@ class DecodeEngine(OneRoleEngine[DecodeCandidate, Decoding]):
         return float(self.loaded.concurrency[0])
 
     @property
+    def less(self) -> tuple[DecodeEngine, float] | None:
+        if self.fewer is None:
+            return None
+        rates = (float(each.rate_rps.value[0]) for each in (self.fewer, self.loaded))
+        return replace(self, loaded=self.fewer, fewer=None), share_of_less(self.load_rps, *rates)
+
+    @property
     def prefill_busy(self) -> float:
         return 0.0
 
@@ -116,4 +125,4 @@ class DecodeEngine(OneRoleEngine[DecodeCandidate, Decoding]):
     def serving(self, workload: Workload) -> DecodeEngine:
         job, kv_connector = replace(self.candidate.job, workload=workload), self.candidate.pool.kv_connector
         layouts, concurrency = self.candidate.layouts, self.loaded.concurrency
-        return replace(self, loaded=decoding(job.served, job.shape, layouts, concurrency, kv_connector))
+        return replace(self, loaded=decoding(job.served, job.shape, layouts, concurrency, kv_connector), fewer=None)

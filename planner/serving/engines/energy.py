@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from costmodels.arrays import concatenate_rows
 from costmodels.estimates import Estimates, Floats
 from costmodels.operations.layouts import Layouts
 from costmodels.power.board import Activity, idle_loaded_watts, mean_watts
@@ -31,9 +32,15 @@ def gpu_watts(gpu: Gpu, steps: list[tuple[StepTimes, Floats]], present: Floats |
 
 
 def engine_watts(gpu: Gpu, engine: LoadedEngine, layouts: Layouts) -> Estimates:
-    """Of a GPU of one engine under its load, [1]."""
+    """Of a GPU of one engine under its load, [1]: sequences are whole and its load is not, so it is between two
+    concurrencies."""
     present = None if engine.role == "prefill" else np.asarray(engine.concurrency * layouts.dp, np.float64)
-    return gpu_watts(gpu, [(step, np.array([share])) for step, share in engine.steps], present)
+    watts = gpu_watts(gpu, [(step, np.array([share])) for step, share in engine.steps], present)
+    if engine.less is None:
+        return watts
+    fewer, share = engine.less
+    both = concatenate_rows([watts, engine_watts(gpu, fewer, layouts)])
+    return both.summed(np.zeros(2, np.int64), np.array([1 - share, share]), 1)
 
 
 def points_watts(points: OperatingPoints) -> Floats:

@@ -83,6 +83,10 @@ class PrefillEngine(OneRoleEngine[PrefillCandidate, Prefilling]):
         return self.rate_per_us * float(self.loaded.service_us[0])
 
     @property
+    def less(self) -> None:
+        return None
+
+    @property
     def prefill_busy(self) -> float:
         return float(self.loaded.utilisation[0])
 

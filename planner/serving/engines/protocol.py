@@ -54,6 +54,12 @@ class LoadedEngine(Protocol):
         ...
 
     @property
+    def less(self) -> tuple[LoadedEngine, float] | None:
+        """The engine at the next lower concurrency, which does not carry its load, and the share of time with which the
+        two do together; None: its concurrency is that of its load."""
+        ...
+
+    @property
     def prefill_busy(self) -> float:
         """Share of time that prefill is busy."""
         ...

@@ -15,9 +15,9 @@ CLOSE = 0.01
 """Share of a mean concurrency below one to which it is found."""
 
 
-def at_load(points: OperatingPoints, i: int, load_rps: float) -> OperatingPoints:
+def at_load(points: OperatingPoints, i: int, load_rps: float) -> tuple[OperatingPoints, OperatingPoints | None]:
     """The single operating point of engine ``i`` of ``points`` when it is offered ``load_rps``: the least concurrency
-    within the SLO that carries it."""
+    within the SLO that carries it. And the next lower one."""
 
     def tried(concurrency: Floats) -> tuple[OperatingPoints, NDArray[np.bool_]]:
         index = np.full(len(concurrency), i)
@@ -36,8 +36,9 @@ class Taken(Protocol):
     def take(self: P, index: Ints) -> P: ...
 
 
-def least_concurrency(most: float, tried: Callable[[Floats], tuple[P, NDArray[np.bool_]]]) -> P:
-    """The single point of least concurrency, ``most`` at most, that is good enough, or that of ``most``.
+def least_concurrency(most: float, tried: Callable[[Floats], tuple[P, NDArray[np.bool_]]]) -> tuple[P, P | None]:
+    """The single point of least concurrency, ``most`` at most, that is good enough, or that of ``most``; and the next
+    lower one (None: it is the lowest).
 
     Args:
         tried: the points of several concurrencies, and which of them are good enough; whatever has more is, too.
@@ -52,5 +53,10 @@ def least_concurrency(most: float, tried: Callable[[Floats], tuple[P, NDArray[np
             between = np.unique(np.floor(between))
         between = between[(between > below) & (between < here)]
         if not good.any() or not len(between) or here - below <= CLOSE * here:
-            return points.take(np.array([best]))
+            return points.take(np.array([best])), points.take(np.array([best - 1])) if best else None
         asked = np.concatenate([[below], between, [here]])
+
+
+def share_of_less(load_rps: float, fewer_rps: float, rps: float) -> float:
+    """Share of time at the lower of two concurrencies, with which an engine carries a load between their rates."""
+    return min(max((rps - load_rps) / (rps - fewer_rps), 0.0), 1.0) if rps > fewer_rps else 0.0

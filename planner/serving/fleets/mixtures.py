@@ -23,18 +23,25 @@ def members(low: float, high: float, mean: float, place: Floats) -> Floats:
     return mean - reach + 2 * reach * place
 
 
-def drawn_from(classes: Sequence[LengthClass], weight: Floats, n: int, seed: int) -> tuple[Ints, Ints]:
+def drawn_from(
+    classes: Sequence[LengthClass], weight: Floats, n: int, seed: int, *, evenly: bool = False
+) -> tuple[Ints, Ints]:
     """(isl, osl) of ``n`` requests, (n,) each: classes by ``weight`` (classes,), as near to their shares as whole
-    requests go."""
+    requests go. Lengths lie at random within their class; ``evenly``: so that those of each have its means, where
+    they are to stand for all."""
     rng = np.random.default_rng(seed)
+
+    def places(many: int) -> Floats:
+        return (rng.permutation(many) + 0.5) / many if evenly else rng.random(many)
+
     share = np.cumsum(weight) / weight.sum()
     which = np.minimum(np.searchsorted(share, (np.arange(n) + rng.random()) / n, side="right"), len(classes) - 1)
     which = which[rng.permutation(n)]
     isl, osl = np.zeros(n), np.zeros(n)
     for i in np.unique(which).tolist():
         mine, each = np.flatnonzero(which == i), classes[i]
-        isl[mine] = members(each.isl_from, each.isl_to, each.isl, rng.random(len(mine)))
-        osl[mine] = members(each.osl_from, each.osl_to, each.osl, rng.random(len(mine)))
+        isl[mine] = members(each.isl_from, each.isl_to, each.isl, places(len(mine)))
+        osl[mine] = members(each.osl_from, each.osl_to, each.osl, places(len(mine)))
     return tuple(np.maximum(np.rint(lengths), 1).astype(np.int64) for lengths in (isl, osl))  # type: ignore[return-value]
 
 
@@ -56,7 +63,7 @@ def workload_of(
     ``max_len`` tokens."""
     kept = np.flatnonzero(rate_rps > 0)
     chosen, rate = [classes[i] for i in kept.tolist()], rate_rps[kept]
-    isl, osl = drawn_from(chosen, rate, MOST_LENGTHS, SEED)
+    isl, osl = drawn_from(chosen, rate, MOST_LENGTHS, SEED, evenly=True)
     weights = rate / rate.sum()
     prompts = np.array([each.isl for each in chosen])
     hit = float((weights * prompts * np.array([each.prefix_hit for each in chosen])).sum() / (weights * prompts).sum())

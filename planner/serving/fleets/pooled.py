@@ -1,8 +1,8 @@
 """What the requests of one service see: the simulated requests of its kinds of engine, class by class.
 
 Engines that prefill and engines that decode are simulated each alone. A request of both sees one after the other: each
-that was decoded is put behind one that was prefilled, of the same prompt range, drawn by how many such requests each
-kind gets, with the transfer of its cache between them.
+that was decoded is put behind one that was prefilled, of the same prompt range, by how many such requests each kind
+gets and evenly over what they waited, with the transfer of its cache between them.
 """
 
 from __future__ import annotations
@@ -130,8 +130,7 @@ class _Prefilled:
 
     def __init__(self, found: Answered, kinds: Sequence[Loaded], classes: Sequence[LengthClass], end: End) -> None:
         self._kinds, self._end, self._range = kinds, end, np.array([each.isl_from for each in classes])
-        self._rng = np.random.default_rng(SEED)
-        begins, weights, kind_of, row_of = [], [], [], []
+        begins, weights, kind_of, row_of, waited = [], [], [], [], []
         for number, each in enumerate(kinds):
             outcome, rates = _outcome(each, end), rates_on(found, each.variant, each.step)
             mine = class_of(outcome, classes, rates)
@@ -139,19 +138,25 @@ class _Prefilled:
             weights.append(np.full(len(outcome), float(rates.sum()) / len(outcome)))
             kind_of.append(np.full(len(outcome), number))
             row_of.append(np.arange(len(outcome)))
+            waited.append(metric_of(outcome, "ttft"))
         if kinds:
             self._begins, self._weights = np.concatenate(begins), np.concatenate(weights)
             self._kind, self._row = np.concatenate(kind_of), np.concatenate(row_of)
+            self._by_wait = np.argsort(np.concatenate(waited), kind="stable")
 
     def drawn(self, where: Ints) -> Ints:
-        """For requests of classes ``where`` (n,) one each that was prefilled, (n,)."""
-        wanted = np.where(where >= 0, self._range[where], -1.0)
-        out = self._rng.choice(len(self._weights), len(where), p=self._weights / self._weights.sum())
+        """For requests of classes ``where`` (n,) one each that was prefilled, (n,): the same ones for a class, whatever
+        other kinds decode."""
+        rng, wanted = np.random.default_rng(SEED), np.where(where >= 0, self._range[where], -1.0)
+        out = np.zeros(len(where), np.int64)
         for begins in np.unique(wanted).tolist():
-            rows, mine = np.flatnonzero(wanted == begins), np.flatnonzero(self._begins == begins)
-            if len(mine):
-                out[rows] = self._rng.choice(mine, len(rows), p=self._weights[mine] / self._weights[mine].sum())
-        return np.asarray(out, np.int64)
+            rows = np.flatnonzero(wanted == begins)
+            mine = self._by_wait[self._begins[self._by_wait] == begins]
+            mine = mine if len(mine) else self._by_wait
+            part = np.cumsum(self._weights[mine])
+            places = (rng.permutation(len(rows)) + 0.5) / len(rows)
+            out[rows] = mine[np.searchsorted(part, places * part[-1])]
+        return out
 
     def then(self, decoded: Outcome, receiver: Loaded, drawn: Ints) -> Seen:
         """What requests see that were decoded behind those ``drawn``."""

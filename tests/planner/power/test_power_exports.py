@@ -14,6 +14,7 @@ import yaml
 from planner.kinds import example
 from planner.power.document import CapLevel, ClassClock, PowerPlan, parse_power_plan
 from planner.power.exports import ANNOTATION, files
+from planner.power.request import SupplyNode
 from profiles.errors import Unsupported
 
 STAND_IN = """#!/usr/bin/env bash
@@ -211,3 +212,25 @@ def test_a_plan_without_levels_is_not_exported() -> None:
     for target in ("nvidia-smi", "dynamo-power"):
         with pytest.raises(Unsupported, match="no levels of caps"):
             files(bare, target)
+
+
+def test_rules_go_by_the_node_that_is_nearest_to_its_budget(plan: PowerPlan) -> None:
+    racks = tuple(SupplyNode(name=name, budget_watts=120_000, servers=20) for name in ("rack.a", "rack b"))
+    supply = plan.request.supply.model_copy(update={"children": racks, "servers": None})
+    treed = plan.model_copy(update={"request": plan.request.model_copy(update={"supply": supply})})
+    rules = yaml.safe_load(files(treed, "prometheus")["rules.yaml"])["groups"][0]["rules"]
+    shares = {
+        each["labels"]["node"]: each["expr"] for each in rules if each.get("record", "").endswith(":node_power_share")
+    }
+    assert list(shares) == ["rack.a", "rack b", supply.name]
+    assert all(each.endswith(" / 120000") for name, each in shares.items() if name != supply.name)
+    (share,) = (each["expr"] for each in rules if each.get("record", "").endswith(":power_share"))
+    assert share.startswith("max(")
+
+
+def test_caps_that_are_always_set_are_no_threshold(plan: PowerPlan) -> None:
+    level = plan.decision.levels[0].model_copy(update={"above": 0.0, "below": 0.0, "back_to": 1})
+    always = plan.model_copy(update={"decision": plan.decision.model_copy(update={"levels": (level,)})})
+    rules = yaml.safe_load(files(always, "prometheus")["rules.yaml"])["groups"][0]["rules"]
+    (alert,) = (each for each in rules if each.get("alert") == "RowPowerLevel1")
+    assert alert["annotations"]["description"] == "Always set, whatever the row draws."

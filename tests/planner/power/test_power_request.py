@@ -120,6 +120,9 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a trace of few requests": (lambda f: f.update(trace=trace(3600, 900)), "too few for p99"),
     "an unknown field": (lambda f: f.update(racks=3), "racks is not known"),
     "a number in words": (lambda f: f["supply"].update(budget_watts="40 kV"), "'40 kV' is not"),
+    "milli or mega": (lambda f: f["supply"].update(budget_watts="40mw"), "'40mw' may be thousandths of a watt"),
+    "a share without a sign": (lambda f: f.update(telemetry={"error": "0.5"}), "telemetry.error: '0.5' is not a share"),
+    "a time in words": (lambda f: f.update(control={"brake_s": "soon"}), "control.brake_s: 'soon' is not a time"),
 }
 
 
@@ -255,6 +258,17 @@ def test_a_breaker_is_a_curve_or_only_named(fields: dict[str, Any], breaker: Any
     (curve,) = row_without_load(parse_power_request(fields)).tree.curves
     assert len(curve) == points
     assert not points or curve[0] == (1.1, 600)
+
+
+def test_units_may_be_words(fields: dict[str, Any]) -> None:
+    plain, words = copy.deepcopy(fields), copy.deepcopy(fields)
+    plain |= {"telemetry": {"period_s": 2, "error": 0.005}, "control": {"in_band_s": 1, "failure_rate": 0.01}}
+    words |= {"telemetry": {"period_s": "2s", "error": "0.5%"}}
+    words |= {"control": {"in_band_s": "1000ms", "failure_rate": "1 %"}}
+    plain["caps"] = [{"priority": plain["priorities"][-1]["name"], "clock_mhz": 1275}]
+    words["caps"] = [{**plain["caps"][0], "clock_mhz": "1.275 GHz"}]
+    words["supply"]["budget_watts"] = f"{fields['supply']['budget_watts'] / 1e6!r}MW"
+    assert parse_power_request(words) == parse_power_request(plain)
 
 
 def test_watts_may_be_words(fields: dict[str, Any]) -> None:

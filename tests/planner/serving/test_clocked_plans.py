@@ -79,8 +79,9 @@ def test_more_clocks_to_choose_from_never_take_more_energy(planned: Any, asked: 
     assert any_clock.proof.objective_value <= free.proof.objective_value * (1 + 1e-6)
     assert any_clock.proof.objective_unit == "J/output token"
     assert any_clock.proof.bound <= any_clock.proof.objective_value * (1 + 1e-6)
-    # What the objective says is what is predicted, but for what simulation and load change.
-    assert joules(any_clock) == pytest.approx(any_clock.proof.objective_value, rel=0.15)
+    # What the objective says is what is predicted, but for its straight lines between batch sizes and what simulation
+    # changes.
+    assert joules(any_clock) == pytest.approx(any_clock.proof.objective_value, rel=0.03 if asked is BUSY else 0.15)
     cost = planned({**asked, "objective": None}) if asked is BUSY else free
     assert joules(any_clock) <= joules(cost) * 1.02
 

@@ -180,7 +180,7 @@ def best(points: OperatingPoints) -> int:
 def test_an_engine_at_its_capacity_is_at_its_own_point(bounded: LayoutSearch) -> None:
     points = found(bounded.fine)
     i = best(points)
-    loaded = at_load(points, i, float(points.steady.rate_rps.value[i]))
+    loaded, _ = at_load(points, i, float(points.steady.rate_rps.value[i]))
     assert len(loaded) == 1
     # Or at one of fewer sequences that carries as much: steps need not be quicker for more of them.
     assert loaded.concurrency[0] <= points.concurrency[i]
@@ -192,7 +192,8 @@ def test_an_engine_under_less_load_runs_the_fewest_sequences_that_carry_it(bound
     points = found(bounded.fine)
     i = best(points)
     capacity = float(points.steady.rate_rps.value[i])
-    loads = [at_load(points, i, capacity * share) for share in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)]
+    found_at = [at_load(points, i, capacity * share) for share in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)]
+    loads = [point for point, _ in found_at]
     concurrency = [float(p.concurrency[0]) for p in loads]
     assert concurrency == sorted(concurrency)
     assert concurrency[0] == IDLE
@@ -200,6 +201,9 @@ def test_an_engine_under_less_load_runs_the_fewest_sequences_that_carry_it(bound
     for share, p in zip((0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), loads, strict=True):
         assert p.within[0]
         assert p.steady.rate_rps.value[0] >= capacity * share * (1 - 1e-9)
+    for share, (_, fewer) in zip((0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), found_at, strict=True):
+        assert (fewer is None) == (share == 0)
+        assert fewer is None or fewer.steady.rate_rps.value[0] < capacity * share
 
 
 def test_a_loaded_engine_is_not_put_where_it_would_break_the_slo(bare: ProfileStore) -> None:
@@ -207,11 +211,11 @@ def test_a_loaded_engine_is_not_put_where_it_would_break_the_slo(bare: ProfileSt
     points = found(search(job(bare), FREE).fine)
     i = best(points)
     load = float(points.steady.rate_rps.value[i]) / 2
-    unbounded = at_load(points, i, load)
+    unbounded, _ = at_load(points, i, load)
     # No promise that the point above breaks and a larger batch keeps: here one is made that nothing keeps.
     broken = dataclasses.replace(points, job=dataclasses.replace(points.job, slo=parse_slo("tpot=1us")))
     assert unbounded.concurrency[0] < points.concurrency[i]
-    assert at_load(broken, i, load).concurrency[0] == points.concurrency[i], "the capacity point is what was judged"
+    assert at_load(broken, i, load)[0].concurrency[0] == points.concurrency[i], "the capacity point is what was judged"
 
 
 # --- what the closed form does not cover ---
