@@ -68,6 +68,14 @@ run() {
 """What the scripts that set something begin with, after their arguments."""
 
 
+_NEEDS_IDS = """if [ -z "$ids" ]; then
+  echo "$0: $priority has GPUs of its own on this server: say which, --gpus 0,1" >&2
+  exit 2
+fi
+"""
+"""Where prefill and decode have clocks of their own: a server's GPUs are of both."""
+
+
 def _class(each: ClassClock) -> str:
     """How a level's scripts and files name whom a clock is for: ``hp``, or ``hp-decode`` and ``hp-prefill``."""
     return each.priority if each.role is None else f"{each.priority}-{each.role}"
@@ -104,34 +112,38 @@ def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
     )
     head = f"#!/usr/bin/env bash\n# {_said(plan)}\n"
     names = _line(" ".join(map(shlex.quote, _classes(plan))))
+    roles = any(each.role for each in plan.decision.levels[0].clocks)
+    example, needs_ids = (" --gpus 0,1", _NEEDS_IDS) if roles else ("", "")
     apply = f"""{head}# Caps the clocks of this server's GPUs for a level of the plan, or their board power.
 #
-#   ./apply.sh LEVEL PRIORITY            says what it would do
-#   ./apply.sh LEVEL PRIORITY --apply    does it (needs root)
-#   ./apply.sh LEVEL PRIORITY --power-limit WATTS --apply    sets the board's power limit as well
+#   ./apply.sh LEVEL PRIORITY{example}            says what it would do
+#   ./apply.sh LEVEL PRIORITY{example} --apply    does it (needs root)
+#   ./apply.sh LEVEL PRIORITY{example} --power-limit WATTS --apply    sets the board's power limit as well
 #
+# --gpus IDS: those of them that run this priority (as nvidia-smi numbers them); without it, all.
 # LEVEL: 0 (no caps) to {len(plan.decision.levels)}. PRIORITY: {names}.
 # Locked clocks are lost when the driver is loaded again or the machine restarts: run check.sh, and apply again.
 set -euo pipefail
 
 {clock_of}
 
-usage() {{ echo "usage: $0 LEVEL PRIORITY [--power-limit WATTS] [--apply]" >&2; exit 2; }}
+usage() {{ echo "usage: $0 LEVEL PRIORITY [--gpus IDS] [--power-limit WATTS] [--apply]" >&2; exit 2; }}
 
 [ "$#" -ge 2 ] || usage
 level=$1 priority=$2
 shift 2
-really=no watts=''
+really=no watts='' ids=''
 while [ "$#" -gt 0 ]; do
   case "$1" in
   --apply) really=yes ;;
   --power-limit) [ "$#" -ge 2 ] || usage; watts=$2; shift ;;
+  --gpus) [ "$#" -ge 2 ] || usage; ids=$2; shift ;;
   *) usage ;;
   esac
   shift
 done
 clock=$(clock_of "$level" "$priority") || {{ echo "$0: no level $level of $priority in the plan" >&2; exit 2; }}
-if [ -n "$watts" ]; then
+{needs_ids}if [ -n "$watts" ]; then
   case "$watts" in *[!0-9]*) echo "$0: $watts is not a whole number of watts" >&2; exit 2 ;; esac
   if [ "$watts" -lt {can.least_watts:g} ] || [ "$watts" -gt {can.most_watts:g} ]; then
     echo "$0: $watts W is outside of {can.least_watts:g} to {can.most_watts:g} W of {can.gpu}" >&2
@@ -140,11 +152,11 @@ if [ -n "$watts" ]; then
 fi
 {_RUN}
 if [ -n "$clock" ]; then
-  run nvidia-smi --lock-gpu-clocks={can.least_mhz},"$clock"
+  run nvidia-smi ${{ids:+--id="$ids"}} --lock-gpu-clocks={can.least_mhz},"$clock"
 else
-  run nvidia-smi {restored}
+  run nvidia-smi ${{ids:+--id="$ids"}} {restored}
 fi
-if [ -n "$watts" ]; then run nvidia-smi --power-limit="$watts"; fi
+if [ -n "$watts" ]; then run nvidia-smi ${{ids:+--id="$ids"}} --power-limit="$watts"; fi
 if [ "$really" = no ]; then echo "nothing was set: say --apply"; fi
 """
     rollback = f"""{head}# {undone} the clocks of this server's GPUs and sets their power limit to the board's default.
@@ -168,16 +180,17 @@ if [ "$really" = no ]; then echo "nothing was set: say --apply"; fi
 """
     check = f"""{head}# Whether every GPU of this server keeps a level's clock: a driver loaded anew forgets it.
 #
-#   ./check.sh LEVEL PRIORITY    exit code 1: some GPU is faster
+#   ./check.sh LEVEL PRIORITY [IDS]    exit code 1: some GPU is faster; IDS: of these GPUs (0,1), without it of all
 set -euo pipefail
 
 {clock_of}
 
-[ "$#" -eq 2 ] || {{ echo "usage: $0 LEVEL PRIORITY" >&2; exit 2; }}
+[ "$#" -eq 2 ] || [ "$#" -eq 3 ] || {{ echo "usage: $0 LEVEL PRIORITY [IDS]" >&2; exit 2; }}
+ids=${{3:-}}
 clock=$(clock_of "$1" "$2") || {{ echo "$0: no level $1 of $2 in the plan" >&2; exit 2; }}
 [ -n "$clock" ] || {{ echo "level $1 does not cap $2"; exit 0; }}
 # A clock may be one step of {can.step_mhz} MHz above what was asked for.
-nvidia-smi --query-gpu=index,clocks.current.sm --format=csv,noheader,nounits | {{
+nvidia-smi ${{ids:+--id="$ids"}} --query-gpu=index,clocks.current.sm --format=csv,noheader,nounits | {{
   faster=0
   while IFS=', ' read -r index mhz; do
     if [ "$mhz" -gt "$((clock + {can.step_mhz}))" ]; then
@@ -392,4 +405,5 @@ def first_patch(plan: PowerPlan) -> str:
 
 def first_words(plan: PowerPlan) -> str:
     """What ``apply.sh`` is told for them."""
-    return f"1 {shlex.quote(_classes(plan)[-1])}"
+    roles = any(each.role for each in plan.decision.levels[0].clocks)
+    return f"1 {shlex.quote(_classes(plan)[-1])}{' --gpus 0,1' if roles else ''}"

@@ -65,7 +65,7 @@ LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody
 FRAMEWORK = "vllm"
 """Where a cell is blank: the default of the option."""
 
-_APART = ("disagg", "disaggregated", "is_disagg", "disaggregation")
+APART = ("disagg", "disaggregated", "is_disagg", "disaggregation")
 """Columns of InferenceX's results: whether prefill and decode have engines of their own."""
 
 _APART_WORDS = ("disagg", "disaggregated")
@@ -128,7 +128,7 @@ def asked_row(
         record = {**record, "framework": FRAMEWORK}
         notes.append(f"framework is blank: {FRAMEWORK} is taken")
     _check_one_engine(record)
-    record = in_our_terms(with_release(record), notes)
+    record = in_our_terms(with_release(record, notes), notes)
     framework = find_framework(release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
     head = record.get("draft_model", "")
@@ -247,7 +247,7 @@ def _check_one_engine(record: Mapping[str, str]) -> None:
     """Raises Unsupported where a row says that prefill and decode engines served its requests together."""
     for name, text in record.items():
         apart = text.casefold() in _APART_WORDS
-        if (apart and folded(name) in ("mode", *_APART)) or (folded(name) in _APART and text.casefold() in _YES):
+        if (apart and folded(name) in ("mode", *APART)) or (folded(name) in APART and text.casefold() in _YES):
             raise Unsupported(
                 f"{name}: {shown(text)}: prefill and decode engines apart are no one configuration",
                 "predict them with --engines prefill=…,decode=…, or leave the column out for the engine alone",
@@ -345,15 +345,17 @@ _TELLING = re.compile(r"block|cache|kv|only|weight|w\d+a16", re.ASCII | re.IGNOR
 _VERSIONED = re.compile(r"(.*?[a-z])[\s_:=-]+(v?\d+\.\d+\S*)", re.ASCII | re.IGNORECASE)
 
 
-def with_release(record: Mapping[str, str]) -> dict[str, str]:
+def with_release(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     """``record`` with the release that stands behind the framework's name (``vLLM v0.11.0``) where no column says it,
     and without remarks there and on precisions (``TensorRT-LLM (PyTorch)``, ``FP8 (E4M3)``) that make them no
-    others."""
+    others. Adds to ``notes`` where both say another."""
     remarked = {name: text for name in ("framework", "precision") if (text := record.get(name))}
     out = dict(record) | {name: re.sub(_REMARK, _heard, text).strip() or text for name, text in remarked.items()}
     if told := _VERSIONED.fullmatch(out["framework"]):
         out["framework"] = told[1]
         out["version"] = out.get("version") or told[2]
+        if told[2].removeprefix("v") not in out["version"] and not told[2].startswith(out["version"]):
+            notes.append(f"version: {shown(out['version'])} is read, not {told[2]} behind the framework's name")
     return out
 
 
@@ -400,6 +402,8 @@ def _layout(record: Mapping[str, str], model: Architecture, notes: list[str]) ->
     if attention_is_data_parallel(record) and given["dp"] is None:
         given |= {"tp": 1, "dp": given["tp"]}
     gpus = given["num_gpus"]
+    if gpus is None and not any(given[name] for name in DEGREES):
+        notes.append("tp, num_gpus: nothing says how many GPUs the engine has, one is taken")
     if gpus is not None and gpus > 1 and not any(given[name] for name in ("tp", "pp", "dp")):
         given["tp"] = gpus
         notes.append(f"tp is not given: {gpus}, all GPUs that the row tells of")

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from costmodels.serving.frameworks.history import Release
+from planner.contract.words import weights_word
 from profiles.shipped import shipped
 
 WHO = ("campaign", "source")
@@ -44,7 +45,10 @@ class CampaignEngine:
 
     @property
     def weights(self) -> str:
-        return self.precision or ("nvfp4" if re.search("FP4", self.model, re.IGNORECASE) else "")
+        word = weights_word(self.precision) if self.precision else ""
+        if word in ("fp4", "w4a4") and "gpt-oss" not in self.model:  # InferenceX's own word
+            return "nvfp4"
+        return word or ("nvfp4" if re.search("FP4", self.model, re.IGNORECASE) else "")
 
 
 class CampaignRecipe(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from costmodels.operations.layouts import DEGREES
 from planner.contract.words import folded, words
@@ -18,8 +18,18 @@ _COUNTED = tuple(
         r"(?P<n>[1-9]\d{0,1})\s+(?P<gpu>.+)",
         r"(?P<gpu>.+?)\s*[x\u00d7*]\s*(?P<n>[1-9]\d{0,3})",
         r"(?P<gpu>.+?)[\s-]*\(?(?P<n>[1-9]\d{0,3})[\s-]?GPUs?\)?",
+        r"(?P<n>[1-9]\d{0,3})[\s-]?GPUs?\s+(?P<gpu>.+)",
+        r"(?P<gpu>.+?)\s*:\s*(?P<n>[1-9]\d{0,3})",
+        r"(?P<gpu>.+?)\s*\(\s*[x\u00d7]?\s*(?P<n>[1-9]\d{0,3})\s*[x\u00d7]?\s*\)",
     )
 )
+_NODES = re.compile(
+    r"(?P<nodes>[1-9]\d{0,2})\s*(?:nodes?)?\s*[x\u00d7*(]\s*(?P<each>[1-9].*?)\)?", re.ASCII | re.IGNORECASE
+)
+_JOINED = re.compile(
+    r"[\s,]*\(?\b(?:SXM|NVLink|NVSwitch|PCIe|xGMI|OAM|Infinity Fabric)\b\)?$", re.ASCII | re.IGNORECASE
+)
+"""Behind a count (``8xH100 (NVLink)``): what joins them, which the GPU's machine says by itself."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +52,36 @@ def gpu_named(text: str, catalogue: Catalogue) -> NamedGpu:
     if told is not None:
         return NamedGpu(catalogue.find_gpu(told.of), note=f"gpu: {told.of} is taken: {told.because}")
     try:
-        return NamedGpu(catalogue.find_gpu(text, systems=True))
+        return NamedGpu(catalogue.find_gpu(text, systems=True), _of_machine(text, catalogue))
     except (UnknownName, InputError):
-        for pattern in _COUNTED:
-            counted = pattern.fullmatch(text.strip())
-            if counted and (found := _known(counted["gpu"], catalogue)) is not None:
-                return NamedGpu(found.gpu, int(counted["n"]), found.note)
+        if (found := _counted(text.strip(), catalogue)) is not None:
+            return found
+        if nodes := _NODES.fullmatch(text.strip()):
+            found = _counted(nodes["each"], catalogue)
+            if found is not None and found.count is not None:
+                return replace(found, count=found.count * int(nodes["nodes"]))
         head, *machine = re.split(r"[-_]", text.strip())
         if machine and set(map(str.casefold, machine)) <= set(words().machines):
             found = _known(head, catalogue)
             if found is not None:
                 return found
         raise
+
+
+def _counted(text: str, catalogue: Catalogue) -> NamedGpu | None:
+    for pattern in _COUNTED:
+        for said in (text, _JOINED.sub("", text)):
+            counted = pattern.fullmatch(said)
+            if counted and (found := _known(counted["gpu"], catalogue)) is not None:
+                return replace(found, count=int(counted["n"]))
+    return None
+
+
+def _of_machine(text: str, catalogue: Catalogue) -> int | None:
+    """The GPUs of a machine whose name ends in their number, where ``text`` is that name (``MI300X8``)."""
+    said = re.sub(r"[^a-z0-9]", "", text.casefold())
+    counted = (node for node in catalogue.nodes().values() if node.name.endswith(f"-{node.gpus}"))
+    return next((node.gpus for node in counted if said == re.sub(r"[^a-z0-9]", "", node.name)), None)
 
 
 def gpus_counted(text: str) -> int | None:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Collection, Container, Mapping
 from typing import TYPE_CHECKING
 
-from planner.contract.words import folded, words
+from planner.contract.words import folded, weights_word, words
+from planner.serving.gpu_words import gpus_counted
 from planner.serving.silicon_samples import DRAWN, as_sampled, users_sampled
 from profiles.errors import InputError
 from profiles.values import number, shown
@@ -46,11 +47,22 @@ LENGTHS = (
 )
 """Columns that hold both lengths, as tables on web pages have them."""
 
-PARALLELISM = ("parallelism", "parallel", "parallel_config", "parallel_strategy", "mapping")
+PARALLELISM = (
+    *("parallelism", "parallel", "parallelization", "parallel_config", "parallelism_config"),
+    *("parallel_strategy", "parallelism_strategy", "mapping", "sharding"),
+)
 DEGREES = ("tp", "pp", "dp", "ep")
 
 _TWO = re.compile(r"\s*([0-9][0-9,.]*[kK]?)\s*[/,:|x]\s*([0-9][0-9,.]*[kK]?)\s*", re.ASCII)
-_DEGREE = re.compile(r"(TEP|DEP|TP|PP|DP|EP)[\s_=-]*([1-9][0-9]{0,3})", re.ASCII | re.IGNORECASE)
+_DEGREE = re.compile(r"(TEP|DEP|TP|PP|DP|EP)[\s_=:-]*([1-9][0-9]{0,3})", re.ASCII | re.IGNORECASE)
+_SPELLED = re.compile(
+    r"-{0,2}\b([tpde])(?:ensor|ipeline|ata|xpert)(?:[\s_-]model)?[\s_-]?parallel(?:ism)?(?:[\s_-](?:size|degree))?\b",
+    re.ASCII | re.IGNORECASE,
+)
+_WAYS = re.compile(r"\b([1-9][0-9]{0,3})[\s-]?way[\s-]+(TEP|DEP|TP|PP|DP|EP)\b", re.ASCII | re.IGNORECASE)
+_NOT_SAID = re.compile(r"(?:TEP|DEP|TP|PP|DP|EP)[\s_=:-]*(?=$|[,;/+&|\s])", re.ASCII | re.IGNORECASE)
+"""A degree without its number (``EP=``), which says nothing."""
+_SINGLE = re.compile(r"none|no|single([\s_-]?gpu)?|1([\s-]?gpu)?", re.ASCII | re.IGNORECASE)
 _BETWEEN = re.compile(r"[\s,;/+&_|-]*", re.ASCII)
 THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
 """A whole number with a comma before every three digits."""
@@ -63,6 +75,12 @@ BATCH = "batch_size"
 ACHIEVED = ("request_throughput", "achieved_qps", "requests_per_second")
 KEPT_UP = 0.9
 """Share of the rate that was answered, below which the bound on requests at once is what limited them."""
+
+LLMPERF_FORMAT, LLMPERF_VERSION = "results_ttft_s_mean", "2023-08-31"
+"""A column by which LLMPerf's summaries are known, and what their ``version`` says: of their format."""
+
+DTYPES = ("dtype", "torch_dtype", "model_dtype", "data_type")
+"""Columns that hold how tensors are computed in or how weights are stored."""
 
 ENDLESS = ("inf", "infinity")
 ON, OFF = ("true", "yes", "1"), ("false", "no", "0")
@@ -103,22 +121,54 @@ def in_one_cell(record: Mapping[str, str]) -> dict[str, str]:
             out |= {name: both[i] for i, name in enumerate(TOTALS, 1) if not out.get(name)}
         elif column in DEGREES and (own := _DEGREE.fullmatch(text)) and own[1].casefold() == column:
             out[column] = own[2]
-        elif folded(column) in PARALLELISM and not any(out.get(name) for name in DEGREES):
-            out |= _degrees(column, text)
+        elif text and folded(column) in PARALLELISM:
+            told = any(record.get(name) for name in DEGREES)
+            out |= {} if told else _degrees(column, text, record.get("num_gpus") or gpus_counted(record.get("gpu", "")))
+            if told:
+                _agree(column, text, record)
     return out
 
 
-def _degrees(column: str, text: str) -> dict[str, str]:
-    """The degrees that a cell tells; none where it tells no degree at all."""
+def _agree(column: str, text: str, record: Mapping[str, str]) -> None:
+    """Raises InputError where degrees in one cell are others than those in their own columns."""
+    for word, count in _DEGREE.findall(_in_short(text)):
+        for name in _DEGREES_OF[word.casefold()]:
+            own = number(record.get(name, ""))
+            if own not in (None, 0, int(count)):
+                raise InputError(
+                    f"{column}, {name}: {shown(text)} and {shown(record[name])} contradict each other",
+                    "keep the one that holds",
+                )
+
+
+def _in_short(text: str) -> str:
+    """``tensor_parallel_size=4`` and ``4-way TP`` as ``TP=4`` and ``TP4``."""
+    return re.sub(_WAYS, r"\2\1", re.sub(_SPELLED, r"\1P", text))
+
+
+def _degrees(column: str, text: str, gpus: str | int | None) -> dict[str, str]:
+    """The degrees that a cell tells: short (``TP4EP4``), in words (``tensor_parallel_size=4``, ``8-way TP``), or which
+    one it is that all ``gpus`` share (``TP``).
+
+    Raises:
+        InputError: it tells none, two of one kind, or something else beside them.
+    """
     out: dict[str, str] = {}
-    for word, count in _DEGREE.findall(text):
+    said = _in_short(text)
+    for word, count in _DEGREE.findall(said):
         for name in _DEGREES_OF[word.casefold()]:
             if out.setdefault(name, count) != count:
                 raise InputError(f"{column}: {shown(text)} says two degrees of {name}", "give those of one engine")
-    if out and not _BETWEEN.fullmatch(re.sub(_DEGREE, "", text)):
-        raise InputError(
-            f"{column}: {shown(text)} has more than degrees", "write those of one engine alone, as TP4 EP4 or DEP8"
+    if not out and (gpus or _SINGLE.fullmatch(text)):
+        own = said.strip().casefold()
+        return (
+            {own: str(gpus)} if gpus and own in ("tp", "pp", "dp") else {"tp": "1"} if _SINGLE.fullmatch(text) else {}
         )
+    way = "write those of one engine alone, as TP4 EP4 or DEP8"
+    if not out:
+        raise InputError(f"{column}: {shown(text)} tells no degree", way)
+    if not _BETWEEN.fullmatch(re.sub(_NOT_SAID, "", re.sub(_DEGREE, "", said))):
+        raise InputError(f"{column}: {shown(text)} has more than degrees", way)
     return out
 
 
@@ -137,6 +187,9 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     Raises:
         InputError: totals of no request; a switch that is neither on nor off.
     """
+    if record.get(LLMPERF_FORMAT) and record.get("version") == LLMPERF_VERSION:
+        record = {**record, "version": ""}
+    record = _in_dtype(record)
     out = _users_of_replicas(as_sampled(in_one_cell(record), notes))
     _one_load(out, notes)
     if out.get("rate", "").casefold() in ENDLESS:
@@ -164,6 +217,16 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
             out["spread"] = DATA_SET
             notes.append("isl and osl are no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
     return _experts(out, notes)
+
+
+def _in_dtype(record: Mapping[str, str]) -> Mapping[str, str]:
+    """``record`` with the precision that a ``dtype`` tells, where nothing else does: one of 16 bits is that of what is
+    computed, and leaves the weights as published."""
+    said = next((text for name, text in record.items() if folded(name) in DTYPES and text), "")
+    if not said or record.get("precision"):
+        return record
+    word = weights_word(said)
+    return record if word in ("auto", "bf16", "fp16", "fp32", "float32") else {**record, "precision": word}
 
 
 def _users_of_replicas(record: dict[str, str]) -> dict[str, str]:

@@ -11,6 +11,9 @@ from api.cli.console import bullet, heading, indented, page, table
 from planner.serving.measured.document import ALL, Score, Scores
 from planner.serving.measured.suspects import Suspect
 
+MOST = 8
+"""Kinds of remarks that are shown."""
+
 FEWEST = 8
 """Rows of a group from which its figures say something."""
 
@@ -29,6 +32,12 @@ def show(scores: Scores) -> None:
             bullet(out, f"{each.rows:,}: {each.reason}")
         for each in scores.unread:
             bullet(out, f"{each.rows:,}: {each.reason}, so not measured")
+        for each in scores.assumed[:MOST]:
+            bullet(out, f"{each.rows:,}: {each.reason}")
+        if len(scores.assumed) > MOST:
+            bullet(out, f"{len(scores.assumed) - MOST} more kinds of remarks: -o FILE, column note")
+        if scores.not_read:
+            bullet(out, f"columns that say nothing to us: {', '.join(scores.not_read)}")
         if scores.unmeasured:
             bullet(out, f"{scores.unmeasured:,} predicted rows have nothing measured")
         if scores.scores:

@@ -55,12 +55,17 @@ _IN_MS = {
 _WHOSE = ("silicon", "measured", "successful")
 """Of AIConfigurator's samples (``silicon_ttft_ms``), of those who keep what was predicted beside, and of GuideLLM."""
 
+_OF_LLMPERF = re.compile(r"results_(?:ttft|end_to_end_latency)_s_(?:mean|quantiles_p\d\d)", re.ASCII)
+"""Not its inter-token latency, which is a request's whole time divided by its tokens."""
+
 
 def _latency(column: str) -> tuple[str, float] | None:
     """The latency that ``column`` holds by its words, and what its values are multiplied by: one of each of latency,
     unit and statistic in any order, as load generators call and print them (``median_ttft_ms``, ``TTFT (s)``, ``p50
     TPOT [ms]``). One without a unit says too little; one without a statistic is a mean."""
     text = column.casefold()
+    if _OF_LLMPERF.fullmatch(text):
+        text = text.removeprefix("results_").replace("_quantiles", "")
     for said, short in _IN_WORDS.items():
         text = said.sub(short, text)
     words = [word for word in re.split(r"[^a-z0-9]+", text) if word and word not in _WHOSE]
@@ -88,6 +93,11 @@ def quantity_of(column: str, unit: str = "") -> tuple[str, float] | None:
     if found := _per_gpu(column):
         return (found[0], 1.0) if found[1] == PER_GPU else None
     return _latency(column) or (_latency(f"{column} {unit}") if unit else None)
+
+
+def holds_measured(column: str) -> bool:
+    """Whether a column is called as something measured is, be it shared by all GPUs or without a unit."""
+    return bool(quantity_of(column, "s") or _per_gpu(column))
 
 
 def _per_gpu(column: str) -> tuple[str, Shared] | None:

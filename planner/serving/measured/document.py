@@ -43,7 +43,7 @@ class LeftOut(Document):
 class Scores(Sparse):
     """Predictions against what was measured: of everything, then by each column asked for."""
 
-    SELDOM: ClassVar = ("unread",)
+    SELDOM: ClassVar = ("unread", "assumed", "not_read")
 
     rows: int = Field(description="of the table")
     left_out: tuple[LeftOut, ...] = Field(description="rows that were not predicted, by reason")
@@ -52,3 +52,7 @@ class Scores(Sparse):
     unread: tuple[LeftOut, ...] = Field(
         default=(), description="measured cells that hold no number, and were taken as not measured; rows: of cells"
     )
+    assumed: tuple[LeftOut, ...] = Field(
+        default=(), description="what rows left unsaid or said otherwise, and was taken; an example of each kind"
+    )
+    not_read: tuple[str, ...] = Field(default=(), description="columns of which nothing was read")

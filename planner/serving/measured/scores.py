@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,8 +13,11 @@ from costmodels.estimates import COVERAGE, Floats
 from planner.contract.words import cell
 from planner.serving.measured.columns import ENDS, Measured
 from planner.serving.measured.document import ALL, LeftOut, Score, Scores
-from planner.serving.prediction_table import added_columns
+from planner.serving.measured.read import not_read
+from planner.serving.prediction_table import OPTIONAL, REQUIRED, added_columns
 from profiles.errors import InputError
+
+FIELDS = frozenset((*REQUIRED, *OPTIONAL))
 
 WIDTHS = np.geomspace(0.005, 2.5, 200)
 """Half-widths (log) among which the best single one is sought."""
@@ -65,7 +69,23 @@ def scores_of(answer: pd.DataFrame, measured: Measured, by: Sequence[str] = ()) 
         unmeasured=int((predicted_rows & ~anything).sum()),
         scores=tuple(out),
         unread=tuple(LeftOut(reason=reason, rows=cells) for reason, cells in measured.unread),
+        assumed=_assumed(answer[columns["note"]]),
+        not_read=not_read(answer.columns, set(by)),
     )
+
+
+def _assumed(notes: pd.Series) -> tuple[LeftOut, ...]:
+    """Notes that begin with the column that they are of, alike but for their numbers, the first of each kind."""
+    kinds: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for note in notes.astype(str):
+        for text in note.split("; "):
+            names, colon, _ = text.partition(": ")
+            if colon and set(names.split(", ")) <= FIELDS:
+                kind = re.sub(r"\d[\d.,]*", "0", text)
+                kinds[kind] += 1
+                first.setdefault(kind, text)
+    return tuple(LeftOut(reason=first[kind], rows=rows) for kind, rows in kinds.most_common())
 
 
 def written(answer: pd.DataFrame) -> dict[str, str]:

@@ -234,3 +234,17 @@ def test_caps_that_are_always_set_are_no_threshold(plan: PowerPlan) -> None:
     rules = yaml.safe_load(files(always, "prometheus")["rules.yaml"])["groups"][0]["rules"]
     (alert,) = (each for each in rules if each.get("alert") == "RowPowerLevel1")
     assert alert["annotations"]["description"] == "Always set, whatever the row draws."
+
+
+def test_decode_alone_is_capped_on_the_gpus_that_are_named(plan: PowerPlan, folder: Path) -> None:
+    (level, *_) = plan.decision.levels
+    roles = tuple(level.clocks[1].model_copy(update={"role": role}) for role in ("decode", "prefill"))
+    decision = plan.decision.model_copy(update={"levels": (level.model_copy(update={"clocks": roles}),)})
+    for name, text in files(plan.model_copy(update={"decision": decision}), "nvidia-smi").items():
+        (folder / name).write_text(text)
+    code, said, _ = run(folder, "apply.sh", "1", "lp-decode", "--apply")
+    assert code == 2
+    assert "say which, --gpus 0,1" in said
+    code, _, calls = run(folder, "apply.sh", "1", "lp-decode", "--gpus", "0,1", "--apply")
+    assert code == 0
+    assert calls == ["--id=0,1 --lock-gpu-clocks=210,1110"]

@@ -330,11 +330,19 @@ def test_a_measured_rate_beyond_what_an_engine_serves_is_that_of_a_full_one() ->
         ({"mapping": "TEP8, PP2"}, {"tp": "8", "ep": "8", "pp": "2"}),
         ({"tp": "TP8"}, {"tp": "8"}),
         ({"tp": "EP8"}, {"tp": "EP8"}),
-        ({"parallelism": "TP4", "tp": "2"}, {"tp": "2"}),
+        ({"parallelism": "TP4", "tp": "4"}, {"tp": "4"}),
+        ({"parallelism": "8-way TP"}, {"tp": "8"}),
+        ({"parallelism": "tensor_parallel_size=4, pipeline parallelism 2"}, {"tp": "4", "pp": "2"}),
+        ({"parallelism": "TP=8, EP="}, {"tp": "8"}),
+        ({"parallelism": "Tensor Parallel", "num_gpus": "4"}, {"tp": "4"}),
+        ({"parallelism": "TP", "gpu": "8xH100"}, {"tp": "8"}),
+        ({"parallelism": "single GPU"}, {"tp": "1"}),
+        ({"parallelism": "hybrid", "tp": "4"}, {"tp": "4"}),
         ({"seq_len": "1,024"}, {}),  # one length
         ({"ISL,OSL": "128,128"}, {"isl": "128", "osl": "128"}),
         ({"parallelism": "TP8 + EP8"}, {"tp": "8", "ep": "8"}),
-        ({"parallelism": "tensor"}, {}),
+        ({"parallelism": "tensor", "num_gpus": "2"}, {}),
+        ({"parallelism": ""}, {}),
     ],
 )
 def test_lengths_and_degrees_may_stand_in_one_cell(record: dict[str, str], meant: dict[str, str]) -> None:
@@ -348,6 +356,8 @@ def test_lengths_and_degrees_may_stand_in_one_cell(record: dict[str, str], meant
         ("TEP8 TP4", "says two degrees of tp"),
         ("2xTP4", "has more than degrees"),
         ("TP4 x2", "has more than degrees"),
+        ("distributed", "tells no degree"),
+        ("8", "tells no degree"),
     ],
 )
 def test_degrees_of_more_than_one_engine_are_not_guessed(text: str, said: str) -> None:
@@ -374,3 +384,42 @@ def test_such_cells_are_predicted() -> None:
     assert plain["error"] == said["error"] == ""
     assert plain["ttft_ms_mean"] == said["ttft_ms_mean"]
     assert answered({**run, "tp": "4", "isl": "1024 tokens", "osl": "512"})["ttft_ms_mean"] == plain["ttft_ms_mean"]
+
+
+def test_degrees_that_contradict_each_other_are_refused_and_missing_ones_told() -> None:
+    with pytest.raises(InputError, match="parallelism, tp: 'TP4' and '2' contradict each other"):
+        in_one_cell({"parallelism": "TP4", "tp": "2"})
+    row = answered(VLLM | {"tensor_parallel_size": ""})
+    assert "tp, num_gpus: nothing says how many GPUs the engine has, one is taken" in row["note"]
+    assert "one is taken" not in answered(VLLM | {"tensor_parallel_size": "", "gpu_name": "2xH100"})["note"]
+
+
+def test_a_release_beside_another_in_the_frameworks_name_is_told() -> None:
+    other = answered(VLLM | {"backend": "vLLM 0.11.0", "version": "0.9.1"})
+    assert "version: '0.9.1' is read, not 0.11.0 behind the framework's name" in other["note"]
+    assert "is read, not" not in answered(VLLM | {"backend": "vLLM 0.11.0", "version": "v0.11.0"})["note"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("bfloat16", None), ("auto", None), ("fp8", "fp8"), ("torch.float16", None)]
+)
+def test_a_dtype_says_how_weights_are_stored_only_below_16_bits(dtype: str, precision: str | None) -> None:
+    assert in_our_terms({"dtype": dtype}, []).get("precision") == precision
+    assert in_our_terms({"dtype": dtype, "precision": "int4"}, [])["precision"] == "int4"
+
+
+def test_the_version_of_llmperfs_format_is_no_engines() -> None:
+    summary = {"version": "2023-08-31", "results_ttft_s_mean": "0.5"}
+    assert in_our_terms(summary, [])["version"] == ""
+    assert in_our_terms({"version": "2023-08-31"}, [])["version"] == "2023-08-31"
+
+
+@pytest.mark.parametrize(
+    ("other", "ours"),
+    [("num_concurrent_requests", "max_concurrency"), ("device_name", "gpu_name"), ("served_model_name", "model_id")],
+)
+def test_columns_that_others_write_are_the_same(other: str, ours: str) -> None:
+    plain = answered(VLLM)
+    same = answered({other if name == ours else name: value for name, value in VLLM.items()})
+    assert plain["error"] == same["error"] == ""
+    assert plain["ttft_ms_mean"] == same["ttft_ms_mean"]

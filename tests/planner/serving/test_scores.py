@@ -52,6 +52,9 @@ def runs(*changes: dict[str, str]) -> pd.DataFrame:
         ("silicon_tpot_ms", ("tpot_ms_mean", 1.0)),
         ("itl_seconds_p90", ("itl_ms_p90", 1000.0)),
         ("watts_per_gpu", ("watts_per_gpu", 1.0)),
+        ("results_ttft_s_mean", ("ttft_ms_mean", 1000.0)),
+        ("results_end_to_end_latency_s_quantiles_p99", ("e2e_ms_p99", 1000.0)),
+        ("results_inter_token_latency_s_mean", None),
         *((name, None) for name in ("ttft", "mean_itl_ms", "ttft_ms_low", "ttft_ms_by_part", "std_ttft_ms", "s", "")),
         *((name, None) for name in ("ttft_tpot_ms", "ttft_ms_s", "mean_p50_ttft_ms", "ttft_ms_mean_predicted")),
     ],
@@ -233,3 +236,10 @@ def test_scores_equal_what_pandas_makes_of_the_same_columns() -> None:
     assert card.coverage_pct == pytest.approx(100 * truth.between(low, high).mean(), abs=0.06)
     missed = np.log(low / truth).clip(lower=0) + np.log(truth / high).clip(lower=0)
     assert card.interval_score == pytest.approx((np.log(high / low) + 10 * missed).mean(), abs=1e-4)
+
+
+def test_what_was_taken_and_what_was_not_read_are_told() -> None:
+    table = runs({"tp": "", "weather": "fine"}, {"tp": "", "weather": "fine"})
+    scores = scores_of(predict(table, beside_measured=True), measured_columns(table), ["date"])
+    assert scores.not_read == ("weather",)
+    assert [(each.rows, each.reason.partition(":")[0]) for each in scores.assumed] == [(2, "tp, num_gpus")]
