@@ -1,10 +1,8 @@
 """Whether the fleet's programme could stand for `plan`'s: one service, one class, one step asked of both.
 
 `python -m tests.benchmarks.one_programme` writes the cost, the engines, the CPU-seconds and how many replays with seeds
-that no plan saw hold, of each, into `costmodels/evidence/one_programme.json`. On 2026-11-27 four of five cost the same;
-of one (prefill and decode apart) `plan`'s 16.0 USD/h holds in 20 of 20 replays, and the fleet's is 19.2: engines of one
-role are given room for bursts that others hand over, which at one prefill engine is a whole engine more. So `plan`'s
-stays where it answers.
+that no plan saw hold, of each, into `costmodels/evidence/one_programme.json`. On 2026-11-27 all five cost the same, one
+of them with prefill and decode apart, and hold in 20 of 20 replays each.
 """
 
 from __future__ import annotations

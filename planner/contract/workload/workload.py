@@ -215,13 +215,14 @@ class Workload(Document):
 
     def drawn(self, n: int, seed: int = 0) -> tuple[Ints, Ints]:
         """Prompt and output lengths of ``n`` requests that are served, shape [n] each: recorded ones, each as often as
-        the others, in random order; or drawn evenly; or all alike. Those longer than ``max_len`` are not among them."""
+        the others, in random order over all of them (parts differ as draws do); or drawn evenly; or all alike. Those
+        longer than ``max_len`` are not among them."""
         import numpy as np  # what only names options needs none of it
 
         rng = np.random.default_rng(seed)
         if self.recorded is not None:
             isl, osl = self._recorded(self.recorded)
-            order = np.concatenate([rng.permutation(len(isl)) for _ in range(-(-n // len(isl)))])[:n]
+            order = rng.permutation(np.resize(rng.permutation(len(isl)), n))
             return isl[order], osl[order]
         (first, last), (fewest, most) = self._ends
         isl, osl = rng.integers(first, last + 1, n), rng.integers(fewest, most + 1, n)

@@ -52,6 +52,11 @@ SETTLES = 10
 """A run is so many times as long as the engine takes to forget its state, or the engine is given less load: its
 percentiles would be a matter of when one looks."""
 
+SURELY_SETTLES = 40
+"""The same of a run that is to tell of other draws: of fewer the parts differ less than draws do, and a calm one looks
+calm all over. A prefill engine at 0.91 of its edge was within its bound in 97 % of 4,000 requests (an error of 7), and
+in 81 to 97 % of them in eight other draws."""
+
 LIFETIMES = 3
 """Times that an engine takes to forget its state that a run warms up for."""
 
@@ -129,7 +134,6 @@ class Trial:
         self._in_flight = group.load_rps * group.engine.stay_us / 1e6
         highest = max([90.0, *(bound.percentile for bound in request.slo.bounds)]) / 100
         self._fewest = max(requests_needed(highest, self._in_flight, BEYOND), FEWEST)
-        self._all = request.workload.drawn(MOST_OF_SLOW, SEED)
         self._strain = math.inf
         self.tested = TestedEngine(group, self.front_us)
 
@@ -159,12 +163,13 @@ class Trial:
         """(requests of a run at a load, share of them that warm up)."""
         settles = max(requests_to_settle(load_rps / self._edge_rps), self._in_flight) * self._slower
         warm_up = LIFETIMES * settles
-        n = int(np.clip(max(self._fewest, SETTLES * settles), FEWEST, MOST_OF_SLOW))
+        often = SETTLES if self._another is None else SURELY_SETTLES
+        n = int(np.clip(max(self._fewest, often * settles), FEWEST, MOST_OF_SLOW))
         return n, min(max(WARM_UP, warm_up / n), MOST_WARM_UP)
 
     def _lengths(self, n: int) -> tuple[Ints, Ints]:
-        isl, osl = self._all
-        return isl[:n], osl[:n]
+        """Of a run of ``n`` requests: all of it has the means of those recorded, parts of it differ as draws do."""
+        return self.group.job.workload.drawn(n, SEED)
 
     def check(self) -> Check | None:
         """At the group's load; None where a bound does not hold, or not for long."""
@@ -176,7 +181,7 @@ class Trial:
         outcome, self._strain = settled(self.tested.sure, load, self.limits, warm_up)
         if outcome is not None and self._unsure(outcome):
             n, warm_up = MANY, WARM_UP
-            load = open_loop(*self.group.job.workload.drawn(n, SEED), load_rps, seed=SEED)
+            load = open_loop(*self._lengths(n), load_rps, seed=SEED)
             outcome, self._strain = settled(self.tested.sure, load, self.limits, warm_up)
         if outcome is None or self._strain > 1:
             return None

@@ -295,14 +295,12 @@ class Confirming:
     def _counted_on(self, found: Answered, each: Loaded) -> tuple[float, float]:
         """Requests per second that an engine is counted on for, and those that it carries at its own draw of arrivals.
 
-        In other steps, after losses, and from engines that hand over in bursts, it gets requests that are not
-        simulated: room is left for them too.
+        In other steps and after losses it gets requests that are not simulated: room is left for them too.
         """
         if found.fleet.request.headroom is not None:
             bare = each.tried(settles=SETTLES).highest_rps()
             return bare, bare
-        others = found.question.survive.any or found.question.steps > 1 or each.group.role != "aggregated"
-        if others:
+        if found.question.survive.any or found.question.steps > 1:
             engines = found.answer.engines
             assert engines is not None
             slo = found.fleet.services[found.fleet.chosen.variants[each.variant].service].asked.slo

@@ -24,9 +24,7 @@ for by `plan`: of those of a fleet not all are in a bad state at once."""
 
 OTHER_MIXTURES = {50.0: 0.02, 90.0: 0.06, 95.0: 0.08, 99.0: 0.11, 99.9: 0.15}
 """Share of what an engine carries, alone of its kind, that is left free by percentile where it gets requests that are
-not those it is simulated under: in other steps, after losses (other mixtures, requests that are sent again), and from
-engines that hand over in bursts. With no more than other draws ask for, prefill and decode engines of one kind each
-missed their promise in replay (`tests/planner/serving/fleets/test_roles_of_fleets.py`)."""
+not those it is simulated under: in other steps, and after losses (other mixtures, requests that are sent again)."""
 
 SHARED = 0.3
 """Exponent by which that falls with the engines of the kind."""

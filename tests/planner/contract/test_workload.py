@@ -244,3 +244,16 @@ def test_a_mapping_says_what_pairs_say(tmp_path: Path) -> None:
 def test_pairs_name_no_file() -> None:
     assert workload_at("isl=1,osl=2") is None
     assert workload_at("foo") is None
+
+
+def test_parts_of_recorded_requests_differ_as_draws_do(tmp_path: Path) -> None:
+    """All have the recorded means; of a part they are no surer than those of other requests."""
+    rng = np.random.default_rng(0)
+    prompts = np.maximum(rng.lognormal(6, 1, 1000), 1).astype(int)
+    trace(tmp_path, [(float(i), int(each), 7) for i, each in enumerate(prompts)])
+    work = workload_at("trace.csv", tmp_path)
+    assert work is not None
+    isl, _ = work.drawn(40_000)
+    assert isl.mean() == pytest.approx(prompts.mean())
+    parts = isl.reshape(40, 1000).mean(axis=1)
+    assert parts.std() == pytest.approx(prompts.std() / np.sqrt(1000), rel=0.3)

@@ -43,8 +43,9 @@ FLEET: dict[str, Any] = {
 
 
 @cache
-def planned(disaggregation: str = "always", *, simulation: bool = True) -> Plan:
-    asked = {**FLEET, "disaggregation": disaggregation, "simulation": simulation}
+def planned(disaggregation: str = "always", *, simulation: bool = True, h100: int = 16) -> Plan:
+    cluster = {"name": "ours", "pools": [{"gpu": "H100", "gpus": h100}, {"gpu": "L40S", "gpus": 16}]}
+    asked = {**FLEET, "cluster": cluster, "disaggregation": disaggregation, "simulation": simulation}
     return plan_fleet(parse_fleet_request(asked))
 
 
@@ -70,11 +71,13 @@ def test_always_is_never_answered_with_engines_that_do_both() -> None:
 
 
 def test_short_and_long_prompts_may_be_prefilled_on_pools_of_their_own() -> None:
-    plan = planned()
+    plan = planned(h100=5)
     gpus = {group.id: group.gpu for group in plan.decision.engines if group.role == "prefill"}
     by_range = [{gpus[name] for name in route.weights} for route in plan.decision.schedule[0].routing]
     assert len(set(gpus.values())) == 2
     assert by_range[-1] == {"H100-SXM"}  # no L40S keeps the promise with the longest prompts
+    report = simulate(parse_simulation_request({"plan": plan.model_dump(mode="json"), "requests": 6000, "seed": 5}))
+    assert all(check.holds for check in report.slo)
 
 
 def test_auto_takes_what_costs_less_and_tells_the_other() -> None:
