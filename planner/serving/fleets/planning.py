@@ -100,14 +100,14 @@ def plan_fleet(
     try:
         return modelling.plan()
     except Infeasible as error:
-        tried = _Tried(measured, tell, modelling.deadline or Deadline(request.time_limit_s))
+        tried = _StandIns(measured, tell, modelling.deadline or Deadline(request.time_limit_s))
         if error.details.get("binding") == "budget":
             raise with_tried_budget(request, error, tried.costs) from None
         raise with_tried_limits(request, error, tried.fails, tried.deadline) from None
 
 
 @dataclass(frozen=True)
-class _Tried:
+class _StandIns:
     """Requests that stand for a refused one, in what is left of its time."""
 
     measured: Sequence[ProfileStore]
