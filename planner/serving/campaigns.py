@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from costmodels.serving.frameworks.history import Release
 from planner.contract.words import weights_word
 from profiles.shipped import shipped
+from profiles.values import number
 
 WHO = ("campaign", "source")
 """Columns that say who measured a run, the first that is filled in."""
@@ -103,7 +104,8 @@ class CampaignRecipe(BaseModel):
 
 
 class Campaign(BaseModel):
-    """One that publishes its scripts; ``cold``: whether it measures engines that were just started."""
+    """One that publishes its scripts; ``cold``: whether it measures engines that were just started; ``spread``: of the
+    lengths that its clients draw, where lengths are whole multiples (:func:`chosen`) and not means."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -111,6 +113,7 @@ class Campaign(BaseModel):
     url: str
     read: dt.date
     cold: bool = False
+    spread: str = ""
     recipes: tuple[CampaignRecipe, ...]
 
 
@@ -121,11 +124,32 @@ def campaigns() -> dict[str, Campaign]:
     return shipped(path, lambda document: {name: Campaign.model_validate(each) for name, each in document.items()})
 
 
+def _of(record: Mapping[str, str]) -> Campaign | None:
+    who = next((text for name in WHO if (text := record.get(name))), "").casefold()
+    return next((each for name, each in campaigns().items() if who.startswith(name)), None)
+
+
+def as_drawn(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """``record`` whose lengths are drawn as the clients of the campaign that it names draw them, where it does not say
+    how; adds to ``notes``."""
+    campaign = _of(record)
+    said = any(record.get(name) for name in ("spread", "osl_length_biased", "workload"))
+    lengths = [number(record.get(name, "")) for name in ("isl", "osl")]
+    if campaign is None or not campaign.spread or said or not all(each and chosen(each) for each in lengths):
+        return dict(record)
+    notes.append(f"spread: not given, lengths are drawn as {campaign.title} does ({campaign.spread} of isl and osl)")
+    return {**record, "spread": campaign.spread}
+
+
+def chosen(tokens: float) -> bool:
+    """Whether somebody chose a length rather than averaged it."""
+    return tokens % 8 == 0 or tokens % 10 == 0 or tokens in (1, 2)  # of prompts alone
+
+
 def as_started(record: Mapping[str, str], engine: CampaignEngine, notes: list[str]) -> dict[str, str]:
     """``record`` with what the campaign that it names (:data:`WHO`) starts such engines with, where it does not say it
     itself; adds to ``notes`` what that is."""
-    out, who = dict(record), next((text for name in WHO if (text := record.get(name))), "").casefold()
-    campaign = next((each for name, each in campaigns().items() if who.startswith(name)), None)
+    out, campaign = dict(record), _of(record)
     recipe = next((each for each in campaign.recipes if each.fits(engine)), None) if campaign is not None else None
     if campaign is None:
         return out

@@ -9,8 +9,9 @@ from collections.abc import Collection, Container, Mapping
 from typing import TYPE_CHECKING
 
 from planner.contract.words import folded, weights_word, words
+from planner.serving.campaigns import as_drawn, chosen
 from planner.serving.gpu_words import gpus_counted
-from planner.serving.silicon_samples import DRAWN, as_sampled, users_sampled
+from planner.serving.silicon_samples import as_sampled, users_sampled
 from profiles.errors import InputError
 from profiles.values import number, shown
 
@@ -33,7 +34,7 @@ DATA_SET = "0.5-1.5"
 
 INFERENCEX = ("hw", "conc")
 """Columns by which InferenceX's own results are known: their latencies are in seconds and say no unit, and its
-clients draw lengths from 80 % of ``isl`` and ``osl`` on."""
+clients draw lengths as :func:`planner.serving.campaigns.as_drawn` says."""
 
 LENGTHS = (
     "isl/osl",
@@ -87,12 +88,8 @@ ON, OFF = ("true", "yes", "1"), ("false", "no", "0")
 
 
 def of_inferencex(table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with what InferenceX's own results leave unsaid where no column of it does: whose they are, and how
-    lengths are drawn."""
-    said = {name: value for name, value in (("campaign", "InferenceX"), ("spread", DRAWN)) if name not in table}
-    if {"source", "campaign"} & set(table.columns):
-        said.pop("campaign", None)
-    return table.assign(**(said if RATIO not in table else {n: v for n, v in said.items() if n != "spread"}))
+    """``table`` with what InferenceX's own results leave unsaid where no column of it does: whose they are."""
+    return table if {"source", "campaign"} & set(table.columns) else table.assign(campaign="InferenceX")
 
 
 def load_told(columns: Container[str]) -> bool:
@@ -211,11 +208,12 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
         notes.append(f"{name} is {total} \u00f7 {ANSWERED}: {out[name]}")
     if ratio and not (out.get(ANSWERED) and all(out.get(total) for total in TOTALS.values())):
         out["spread"] = _spread(ratio, out.get("framework", ""), notes)
+    out = as_drawn(out, notes)
     if record.get("mode") and not (out.get("spread") or out.get("osl_length_biased")):
         lengths = [number(record.get(name, "")) for name in TOTALS]
-        if not all(each is None or _is_chosen(each) for each in lengths):
+        if not all(each is None or chosen(each) for each in lengths):
             out["spread"] = DATA_SET
-            notes.append("isl and osl are no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
+            notes.append("isl, osl: no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
     return _experts(out, notes)
 
 
@@ -252,11 +250,6 @@ def _one_load(out: dict[str, str], notes: list[str]) -> None:
     why = "the rate was not reached" if bound else "requests at once were measured, or bound nothing"
     notes.append(f"{dropped} is not read beside {kept}: {why}")
     out[dropped] = ""
-
-
-def _is_chosen(tokens: float) -> bool:
-    """Whether somebody chose a length rather than averaged it."""
-    return tokens % 8 == 0 or tokens % 10 == 0 or tokens in (1, 2)  # of prompts alone
 
 
 def _spread(ratio: str, framework: str, notes: list[str]) -> str:

@@ -220,6 +220,13 @@ def _lengths_told(work: Workload) -> str | None:
     return f"{work.told()}{refused}"
 
 
+def _alike_told(row: AskedRow, ran: bool) -> str | None:
+    """What a reader must know of measured requests whose lengths nobody says to differ: those at once come together."""
+    work = row.workload
+    told = not ran or work.varies or row.outputs is not None or (work.concurrency or 0) < 2
+    return None if told else "isl, osl: every request is taken to be as long, no spread is given"
+
+
 @dataclass
 class _Desk:
     """What rows are answered with, and where: ``out`` by column, or ``loops`` in their place."""
@@ -249,7 +256,8 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
     framework.check_runs(precision, gpu)
     for row in rows:
         out["release"][row.index] = framework.release.version
-        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu), kept, _lengths_told(row.workload))
+        weights = framework.told_of_weights(precision, gpu)
+        told = (framework.told(PREDICTED), weights, kept, _lengths_told(row.workload), _alike_told(row, desk.ran))
         out["note"][row.index] = "; ".join(filter(None, told))
     node = catalogue.default_node(gpu)
     layouts = Layouts.of([row.layout for row in rows])

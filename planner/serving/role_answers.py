@@ -16,6 +16,7 @@ from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.disaggregated import decoding, prefill_steps
+from costmodels.serving.steady.steady_state import held_batch
 from costmodels.serving.step import StepTimes
 from planner.serving.asked_engines import AskedEngine
 from profiles.errors import InputError
@@ -72,7 +73,9 @@ def _decode(served: ServedModel, shape: RequestShape, layouts: Layouts, each: fl
         raise InputError("osl: a decode engine makes the tokens after the first", "give an osl of at least 2")
 
     def decodes(laid_out: Layouts) -> tuple[Estimates, StepTimes]:
-        found = decoding(served, shape, laid_out, np.array([each]), served.framework.kv_connector)
+        held = np.array([each])
+        once = served.step(laid_out, held_batch(served, shape, laid_out, held), shape.routing)
+        found = decoding(served, shape, laid_out, held, served.framework.kv_connector, once)
         return found.tpot_us, found.step
 
     tpot, step = decodes(layouts)

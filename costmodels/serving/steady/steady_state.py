@@ -138,10 +138,22 @@ def fullest_batch(concurrency: Floats, layouts: Layouts) -> Ints:
 def decode_batch(served: ServedModel, shape: RequestShape, layouts: Layouts, concurrency: Floats) -> Batch:
     """What each attention rank decodes in a step without chunks, as a request sees it that shares the rank with
     ``concurrency`` (n,) others on average; at the sizes of captured CUDA graphs."""
-    queries, several = shape.queries, shape.osl > 1
-    decodes = fullest_batch(concurrency, layouts) * several
-    size = _captured(served.framework, decodes, concurrency / layouts.pp) * several
-    nobody = np.zeros(len(layouts), np.int64)
+    decodes = fullest_batch(concurrency, layouts) * (shape.osl > 1)
+    size = _captured(served.framework, decodes, concurrency / layouts.pp) * (shape.osl > 1)
+    return _decoding_alone(shape, layouts, decodes, size)
+
+
+def held_batch(served: ServedModel, shape: RequestShape, layouts: Layouts, sequences: Floats) -> Batch:
+    """The same of an engine of whose attention ranks each holds so many ``sequences`` all the time, [n], no more and no
+    fewer: its users ask again when they are answered."""
+    decodes = np.ceil(sequences / layouts.pp).astype(np.int64)
+    size = _captured(served.framework, decodes, np.zeros(len(layouts)))
+    return _decoding_alone(shape, layouts, decodes, size)
+
+
+def _decoding_alone(shape: RequestShape, layouts: Layouts, decodes: Ints, size: Ints) -> Batch:
+    """A step of ``decodes`` sequences of each attention rank, padded to ``size``."""
+    queries, nobody = shape.queries, np.zeros(len(layouts), np.int64)
     return Batch(
         nobody,
         nobody,

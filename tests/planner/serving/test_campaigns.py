@@ -66,7 +66,7 @@ def test_what_a_row_says_goes_before() -> None:
 def test_other_rows_are_as_they_were(said: dict[str, str]) -> None:
     row = asked(**said)
     assert (row.recipe.polling_interval, row.recipe.max_num_batched_tokens) == (None, None)
-    assert not any("InferenceX" in note for note in row.notes)
+    assert not any("as InferenceX starts it" in note for note in row.notes)
 
 
 def test_engines_are_warm_unless_said_otherwise() -> None:
@@ -112,3 +112,19 @@ def test_recipes_name_what_there_is() -> None:
         for recipe in campaign.recipes:
             assert find_framework(recipe.framework).name == recipe.framework
             assert [catalogue.find_gpu(name).name for name in recipe.gpus] == list(recipe.gpus)
+
+
+@pytest.mark.parametrize(
+    ("said", "spread"),
+    [
+        ({}, (0.8, 1.0)),
+        ({"source": "my lab"}, None),
+        ({"isl": "1013", "osl": "977"}, None),  # means
+        ({"osl_length_biased": "900"}, None),
+        ({"spread": "0.5-1"}, (0.5, 1.0)),
+    ],
+)
+def test_lengths_are_drawn_as_the_campaign_draws_them(said: dict[str, str], spread: tuple[float, float] | None) -> None:
+    row = asked(**said)
+    assert row.workload.spread == spread
+    assert any(note.startswith("spread: not given") for note in row.notes) == (not said)

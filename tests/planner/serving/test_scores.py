@@ -243,3 +243,9 @@ def test_what_was_taken_and_what_was_not_read_are_told() -> None:
     scores = scores_of(predict(table, beside_measured=True), measured_columns(table), ["date"])
     assert scores.not_read == ("weather",)
     assert [(each.rows, each.reason.partition(":")[0]) for each in scores.assumed] == [(2, "tp, num_gpus")]
+
+
+def test_equal_lengths_that_nobody_gave_are_told() -> None:
+    table = runs({"spread": ""}, {"spread": "", "concurrency": "1"})
+    notes = predict(table, beside_measured=True)["note"]
+    assert [("every request is taken to be as long" in note) for note in notes] == [True, False]

