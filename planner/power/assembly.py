@@ -160,7 +160,7 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
                 most_watts=can.power_watts[1],
                 restore=locked or "reset",
             )
-            for gpu, locked, can in {(kind.gpu, kind.locked_mhz, kind.settable): None for kind in row.kinds}
+            for (gpu, locked), can in {(kind.gpu, kind.locked_mhz): kind.settable for kind in row.kinds}.items()
             if can is not None
         ),
         breakers=_breakers(row, verdict),
