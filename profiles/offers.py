@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from profiles.errors import InputError
 from profiles.files import Source
-from profiles.hardware import SHIPPED, Catalogue, Price
+from profiles.hardware import SHIPPED, Catalogue, Gpu, Price
 from profiles.markup import Malformed
 from profiles.tables import numbers, read_table
 from profiles.typed_json import short
@@ -31,6 +31,8 @@ LARGE_MIB = 60_000
 """Memory above which an A100 is not one of 40 GB, whatever it is called."""
 
 _MEMORY = re.compile(r"SizeInMiB\W+(\d+)")
+_CALLED = re.compile(r"'Name':\s*'([^']*)'")
+_PCIE = re.compile(r"pcie", re.IGNORECASE)
 
 CATALOGUE_HINT = f"give a CSV with the columns of SkyPilot's catalogues: {', '.join(COLUMNS)}"
 OFFERS_HINT = (
@@ -80,7 +82,7 @@ def read_catalogue(
         if not name or (region is not None and where != region):
             continue
         count, price, spot = _offered(row, columns, file)
-        gpus = catalogue.candidates(_name(name, infos[row]))
+        gpus = _meant(name, instance, infos[row], catalogue)
         if len(gpus) != 1:
             skipped[name] = None
             continue
@@ -98,8 +100,7 @@ def read_catalogue(
         )
         key = (offer.gpu, offer.instance, where)
         known = best.get(key)
-        if known is None or _cheaper(offer, known):
-            best[key] = offer
+        best[key] = offer if known is None else _cheapest(offer, known)
     if not best:
         raise file.wrong(
             "has no price of a GPU that is known" + (f" in {region}" if region else ""),
@@ -126,16 +127,25 @@ def _offered(row: int, columns: Mapping[str, tuple[list[str], list[float | None]
     return values
 
 
-def _name(name: str, info: str) -> str:
-    """The GPU that a catalogue calls ``name``, of which its ``info`` may say the memory."""
+def _meant(name: str, instance: str, info: str, catalogue: Catalogue) -> Sequence[Gpu]:
+    """The GPUs that may be what a catalogue calls ``name``, of which its ``info`` may say the memory, and ``instance``
+    or ``info`` that it is a card: Lambda's gpu_1x_h100_pcie is an H100 there, RunPod's A100 PCIe an A100-80GB."""
     ours, found = NAMES.get(name, name), _MEMORY.search(info)
     if found is not None and ours.endswith("-40GB") and int(found[1]) > LARGE_MIB:
-        return f"{name}-80GB"
-    return ours
+        ours = f"{name}-80GB"
+    called = _CALLED.search(info)
+    if not _PCIE.search(f"{instance} {called[1] if called else ''}") or re.search("pcie|sxm|nvl", name, re.IGNORECASE):
+        return catalogue.candidates(ours)
+    kind, *memory = ours.split("-")
+    cards = catalogue.candidates("-".join([kind, "PCIe", *memory]))
+    return cards or [gpu for gpu in catalogue.candidates(ours) if "SXM" not in gpu.name]
 
 
-def _cheaper(first: Price, second: Price) -> bool:
-    return _on_demand(first) < _on_demand(second)
+def _cheapest(first: Price, second: Price) -> Price:
+    """Of one GPU, instance and region (its zones, say) the least that is asked on demand, and the least on spot."""
+    least = min(first, second, key=_on_demand)
+    spot = [each for each in (first.spot_usd_per_gpu_hour, second.spot_usd_per_gpu_hour) if each is not None]
+    return least.model_copy(update={"spot_usd_per_gpu_hour": min(spot, default=None)})
 
 
 def _on_demand(offer: Price) -> float:
@@ -176,7 +186,7 @@ def read_offers(path: Path) -> tuple[Price, ...]:
 
 
 def with_offers(catalogue: Catalogue, offers: Sequence[Price], where: str = "offers") -> Catalogue:
-    """``catalogue`` with prices that come before those that ship; of several the later.
+    """``catalogue`` with prices that come before those that ship; of several for one GPU the cheapest.
 
     Raises:
         InputError: an offer of a GPU that is not known.

@@ -55,6 +55,28 @@ def test_an_a100_of_a_catalogue_has_40_gb_unless_it_says_more(tmp_path: Path) ->
     }
 
 
+def test_a_card_is_not_its_sxm_sister(tmp_path: Path) -> None:
+    """Lambda's and RunPod's catalogues call both by one name: the card's price was the module's."""
+    info = "\"{'Gpus': [{'Name': '%s', 'Manufacturer': 'Nvidia', 'Count': 1, 'MemoryInfo': {'SizeInMiB': 80}}]}\""
+    rows = (
+        "gpu_1x_h100_pcie,H100,1,26,200,2.49,us,,\n"
+        "gpu_8x_h100_sxm5,H100,8,208,1800,31.92,us,,\n"
+        f"1x_A100-80GB_SECURE,A100-80GB,1,8,117,1.39,us,{info % 'A100 PCIe'},0.99\n"
+        f"1x_A100-80GB-SXM_SECURE,A100-80GB-SXM,1,8,117,1.49,us,{info % 'A100 SXM'},\n"
+        "gpu_1x_l40s_pcie,L40S,1,8,117,1.1,us,,\n"
+    )
+    found = imported(tmp_path, HEADER + rows)
+    assert {each.gpu: each.usd_per_gpu_hour for each in found.offers} == {
+        "H100-PCIe": 2.49, "H100-SXM": 3.99, "A100-PCIe-80GB": 1.39, "A100-SXM-80GB": 1.49, "L40S": 1.1,
+    }  # fmt: skip
+
+
+def test_of_zones_the_least_on_demand_and_the_least_on_spot_count(tmp_path: Path) -> None:
+    rows = "p5,H100,8,1,1,80,us,,40\np5,H100,8,1,1,80,us,,16\np5,H100,8,1,1,,us,,8\np5,H100,8,1,1,72,us,,\n"
+    (offer,) = imported(tmp_path, HEADER + rows).offers
+    assert (offer.usd_per_gpu_hour, offer.spot_usd_per_gpu_hour) == (9.0, 1.0)
+
+
 def test_what_is_written_reads_back(tmp_path: Path) -> None:
     offers = imported(tmp_path).offers
     path = tmp_path / "offers.yaml"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from planner.serving.fleets.current import last_step
 from planner.serving.fleets.decision import Answered, Fleet, solved
 from planner.serving.fleets.money import usd_per_hour
 from planner.solving.mix.carrying import ENOUGH, Carrying
+from planner.solving.mix.clock import Deadline
 from planner.solving.mix.question import Block, MixQuestion
 from planner.solving.mix.solve import MixAnswer, solve_mix
 from profiles.errors import Infeasible, LimitReached
@@ -23,8 +23,11 @@ ONE = "one kind of engine for all"
 BY_FORMULAS = "by formulas, not simulated"
 """Of what seems cheaper than a fleet whose engines were."""
 
-LEAST_OF_DAY_S = 6.0
-"""Seconds for one comparison of a schedule, at least."""
+EACH = 1 / 8
+"""Of the time that is left, for one comparison: most take less, which is what later ones have more."""
+
+CENT = 1e-6
+"""USD an hour that are no difference."""
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Times the load, whose cost is told."""
@@ -58,23 +61,22 @@ def engine_words() -> str:
 
 
 def compare(
-    found: Answered, seconds: float, tail: MixQuestion | None = None, other: Answered | None = None
+    found: Answered, deadline: Deadline, tail: MixQuestion | None = None, other: Answered | None = None
 ) -> Comparisons:
-    """All comparisons, each within a part of ``seconds``; in a fleet of several steps the rest is told by its mean.
-    ``tail``: the question without what percentiles ask to be left free, None where nothing is; ``other``: the fleet
-    that was found where prefill and decode are apart, or together: whichever this is not."""
-    each = max(seconds / 12, 2.0 if len(found.fleet.steps) == 1 else LEAST_OF_DAY_S)
-    supplies, rows = _supplies(found, each), _rows(found, each)
+    """All comparisons that the ``deadline`` leaves time for, what binds first; in a fleet of several steps the rest is
+    told by its mean. ``tail``: the question without what percentiles ask to be left free, None where nothing is;
+    ``other``: the fleet that was found where prefill and decode are apart, or together: whichever this is not."""
+    supplies, rows = _supplies(found, deadline), _rows(found, deadline)
     bound = [supply.pool for supply in supplies]
     binding = "offered rate" + (f"; GPUs of pool {' and pool '.join(bound)}" if bound else "")
     tight = [row.row for row in rows if row.usd_per_hour_of_one_kw_more is not None]
     binding += f"; power budget of {' and '.join(tight)}" if tight else ""
     return Comparisons(
-        compared=(*_compared(found, each), *([] if other is None else [_otherwise(found, other)])),
-        demands=tuple(_demands(found, each, tail)),
+        compared=(*_compared(found, deadline), *([] if other is None else [_otherwise(found, other)])),
+        demands=tuple(_demands(found, deadline, tail)),
         supplies=tuple(supplies),
         rows=tuple(rows),
-        cost_by_rate=tuple(_by_rate(found, each)),
+        cost_by_rate=tuple(_by_rate(found, deadline)),
         binding=binding,
         engine=engine_words(),
     )
@@ -85,8 +87,10 @@ def _cost(found: Answered) -> float:
     return found.answer.objective
 
 
-def _near(found: Answered, question: MixQuestion, seconds: float, gap: float) -> MixAnswer:
-    """The answer to a question much like the one of ``found``, whose prices are a beginning."""
+def _near(found: Answered, question: MixQuestion, seconds: float, gap: float) -> MixAnswer | None:
+    """The answer to a question much like the one of ``found``, whose prices are a beginning; None: no time is left."""
+    if seconds <= 0:
+        return None
     near = found.answer.engines
     assert near is not None
     if question.most_changes == 0:
@@ -95,9 +99,9 @@ def _near(found: Answered, question: MixQuestion, seconds: float, gap: float) ->
     return solve_mix(question, seconds=seconds, gap=gap, prices=found.answer.prices, near=near if same else None)
 
 
-def _tried(name: str, found: Answered, seconds: float, kinds: Sequence[int]) -> FleetCompared:
+def _tried(name: str, found: Answered, deadline: Deadline, kinds: Sequence[int]) -> FleetCompared:
     try:
-        other = solved(found.fleet, kinds=kinds, seconds=seconds, like=found, brief=True)
+        other = solved(found.fleet, kinds=kinds, seconds=EACH * deadline.left, like=found, brief=True)
     except Infeasible as error:
         return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=error.message)
     except LimitReached as error:
@@ -137,7 +141,7 @@ def _row(name: str, other: Answered, ours: float) -> FleetCompared:
     return FleetCompared(name=name, usd_per_hour=usd_per_hour(other), loses_by=more, engines=counts)
 
 
-def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
+def _compared(found: Answered, deadline: Deadline) -> list[FleetCompared]:
     fleet = found.fleet
     rows: list[FleetCompared] = []
     gpus = list(dict.fromkeys(fleet.offers[v.offer].pool.gpu for v in fleet.chosen.variants))
@@ -145,10 +149,10 @@ def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
         alone = []
         for gpu in gpus:
             kinds = [i for i, v in enumerate(fleet.chosen.variants) if fleet.offers[v.offer].pool.gpu == gpu]
-            alone.append(_tried(f"{gpu} alone", found, seconds / len(gpus), kinds))
+            alone.append(_tried(f"{gpu} alone", found, deadline, kinds))
         rows += sorted(alone, key=_loss)
-    rows += _one_for_all(found, seconds)
-    rows += _without_each(found, seconds, rows)
+    rows += _one_for_all(found, deadline)
+    rows += _without_each(found, deadline, rows)
     today = fleet.request.current
     if today is not None:
         cost, now = today.decision.usd_per_hour, usd_per_hour(found)
@@ -161,8 +165,8 @@ def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
             )
         )
     if len(fleet.steps) > 1:
-        rows.append(_constant(found, seconds))
-        rows.append(_hour_by_hour(found, seconds))
+        rows.append(_constant(found, deadline))
+        rows.append(_hour_by_hour(found, deadline))
     return rows
 
 
@@ -182,7 +186,7 @@ def _carried_today(found: Answered) -> str:
     return f"it carries {carries:.0%} of this load at most"
 
 
-def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:
+def _one_for_all(found: Answered, deadline: Deadline) -> list[FleetCompared]:
     """The best fleet in which every service has one kind of engine for all of its requests: that which would do with
     least if engines could be had in parts."""
     fleet = found.fleet
@@ -201,12 +205,12 @@ def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:
     running = _running(found)
     if len(running) == len(fleet.services):  # the fleet is one itself, and none is better
         kinds = [v for v, each in enumerate(fleet.chosen.variants) if (each.service, each.engine) in running]
-        return [_tried(ONE, found, seconds / MOST_TRIED, kinds)]
+        return [_tried(ONE, found, deadline, kinds)]
     rows = []
     for number in range(MOST_TRIED if len(ranked) == 1 else 1):
         which = [each[min(number, len(each) - 1)] for each in ranked]
         kinds = [v for v, each in enumerate(fleet.chosen.variants) if which[each.service] == each.engine]
-        rows.append(_tried(ONE, found, seconds / MOST_TRIED, kinds))
+        rows.append(_tried(ONE, found, deadline, kinds))
     return [min(rows, key=_loss)]
 
 
@@ -227,7 +231,7 @@ def _running(found: Answered) -> dict[tuple[int, int], float]:
     return counts
 
 
-def _without_each(found: Answered, seconds: float, others: Sequence[FleetCompared]) -> list[FleetCompared]:
+def _without_each(found: Answered, deadline: Deadline, others: Sequence[FleetCompared]) -> list[FleetCompared]:
     """The next best fleets: without one of the kinds of engine that run, the best first, but for those that are
     among the ``others``."""
     fleet, rows = found.fleet, []
@@ -237,31 +241,33 @@ def _without_each(found: Answered, seconds: float, others: Sequence[FleetCompare
         label = fleet.services[service].engines[engine].label
         label += f" for {fleet.services[service].asked.name}" if len(fleet.services) > 1 else ""
         if kinds:
-            rows.append(_tried(f"without {label}", found, seconds / len(used), kinds))
+            rows.append(_tried(f"without {label}", found, deadline, kinds))
     known = [row.engines for row in others]
     return sorted((row for row in rows if row.engines and row.engines not in known), key=_loss)
 
 
-def _constant(found: Answered, seconds: float) -> FleetCompared:
+def _constant(found: Answered, deadline: Deadline) -> FleetCompared:
     """The cheapest fleet that never changes."""
     steady = replace(found.question, cyclic=False, before=None, most_changes=0)
-    answer = _near(found, steady, seconds=seconds, gap=1e-3)
+    answer = _near(found, steady, seconds=EACH * deadline.left, gap=1e-3)
     name = "constant fleet"
-    if answer.engines is None or answer.objective is None:
-        return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason="none was found")
+    if answer is None or answer.engines is None or answer.objective is None:
+        why = "there is none" if answer is not None and answer.status == "infeasible" else "no time was left"
+        return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=why)
     ours = _cost(found)
     return _row(name, replace(found, answer=answer), ours)
 
 
-def _hour_by_hour(found: Answered, seconds: float) -> FleetCompared:
+def _hour_by_hour(found: Answered, deadline: Deadline) -> FleetCompared:
     """Each step alone, as if engines started at once: what no schedule beats."""
     question, total, usd = found.question, 0.0, 0.0
+    mine = Deadline(2 * EACH * deadline.left)
     for t, work in enumerate(question.work):
         one = replace(
             question, work=[work], seconds=question.seconds[t : t + 1], cyclic=False, before=None, most_changes=None
         )
-        answer = _near(found, one, seconds=max(seconds / len(question.work), 0.5), gap=1e-3)
-        if answer.objective is None:
+        answer = _near(found, one, seconds=mine.left / 2, gap=1e-3)
+        if answer is None or answer.objective is None:
             return FleetCompared(name="each step alone", usd_per_hour=None, loses_by=None, reason="no time was left")
         share, fleet = float(question.share_of_time[t]), replace(found.fleet, steps=(found.fleet.steps[t],))
         total += answer.objective * share
@@ -274,7 +280,7 @@ def _hour_by_hour(found: Answered, seconds: float) -> FleetCompared:
     )  # fmt: skip
 
 
-def _by_rate(found: Answered, seconds: float) -> list[CostAtRate]:
+def _by_rate(found: Answered, deadline: Deadline) -> list[CostAtRate]:
     """The cost of the same requests at other rates, of the best fleet and of each GPU type alone."""
     fleet, question, rows = found.fleet, found.question, []
     gpus = [fleet.offers[v.offer].pool.gpu for v in fleet.chosen.variants]
@@ -282,7 +288,6 @@ def _by_rate(found: Answered, seconds: float) -> list[CostAtRate]:
     if len(fleet.steps) > 1 or len(types) < 2 or fleet.request.objective != "cost":
         return []
     rate = sum(step.rate_rps for step in fleet.steps[0].steps)
-    until = time.perf_counter() + 2 * seconds
 
     def usd(factor: float, only: str | None) -> float | None:
         work = question.work[0] * factor
@@ -291,38 +296,42 @@ def _by_rate(found: Answered, seconds: float) -> list[CostAtRate]:
         if not np.isfinite(work).any(axis=1).all():
             return None
         asked = replace(question, work=[work])
-        answer = _near(found, asked, seconds=max(seconds / 4, 0.2), gap=1e-3)
-        return None if answer.engines is None else usd_per_hour(replace(found, question=asked, answer=answer))
+        answer = _near(found, asked, seconds=EACH * deadline.left, gap=1e-3)
+        if answer is None or answer.engines is None:
+            return None
+        return usd_per_hour(replace(found, question=asked, answer=answer))
 
     for factor in RATES:
-        if time.perf_counter() > until:
-            return []
         mine = usd_per_hour(found) if factor == 1 else usd(factor, None)
         alone = {gpu: cost for gpu in types if (cost := usd(factor, gpu)) is not None}
+        if deadline.left <= 0:
+            return []
         rows.append(CostAtRate(rate_rps=rate * factor, usd_per_hour=mine, alone=alone))
     return rows
 
 
-def _demands(found: Answered, seconds: float, tail: MixQuestion | None) -> list[DemandPriced]:
+def _demands(found: Answered, deadline: Deadline, tail: MixQuestion | None) -> list[DemandPriced]:
     """The programme without each of its demands."""
     fleet, request, rows = found.fleet, found.fleet.request, []
     ours, gpus = _cost(found), found.fleet.request.objective == "gpus"
 
     def priced(name: str, other: Answered) -> None:
-        more = max(ours - _cost(other), 0.0)
+        more = ours - _cost(other)
+        more = more if more > CENT else 0.0
         usd = usd_per_hour(other if more or gpus else found)
         rows.append(DemandPriced(demand=name, usd_per_hour=usd, costs_usd_per_hour=None if gpus else more))
 
     def without(name: str, **changes: object) -> None:
         try:
-            other = solved(fleet, seconds=seconds, like=found, brief=True, **changes)  # type: ignore[arg-type]
+            left = EACH * deadline.left
+            other = solved(fleet, seconds=left, like=found, brief=True, **changes)  # type: ignore[arg-type]
         except (Infeasible, LimitReached):
             return
         priced(name, other)
 
     def changed(name: str, question: MixQuestion) -> None:
-        answer = _near(found, question, seconds=seconds, gap=1e-4)
-        if answer.objective is not None:
+        answer = _near(found, question, seconds=EACH * deadline.left, gap=1e-4)
+        if answer is not None and answer.objective is not None:
             priced(name, replace(found, question=question, answer=answer))
 
     if request.route_by == "isl":
@@ -352,7 +361,7 @@ def _is_spot(fleet: Fleet, block: Block) -> bool:
     return any(offer.supply == "spot" and offer.name == block.name for offer in fleet.offers)
 
 
-def _supplies(found: Answered, seconds: float) -> list[SupplyBound]:
+def _supplies(found: Answered, deadline: Deadline) -> list[SupplyBound]:
     """Blocks that are used up, and what one GPU more of each saves."""
     question, engines, ours = found.question, found.answer.engines, _cost(found)
     assert engines is not None
@@ -368,13 +377,14 @@ def _supplies(found: Answered, seconds: float) -> list[SupplyBound]:
             offer.usd_per_gpu_hour or 0.0 for offer in offers if (offer.name, offer.supply) == (block.name, "reserved")
         )
         wider = [replace(each, most=each.most + more) if i == k else each for i, each in enumerate(question.blocks)]
-        answer = _near(found, replace(question, blocks=wider), seconds=seconds, gap=1e-4)
-        saved = None if gpus or answer.objective is None else max((ours - answer.objective) / more - paid, 0.0)
+        answer = None if gpus else _near(found, replace(question, blocks=wider), EACH * deadline.left, 1e-4)
+        less = None if answer is None else answer.objective
+        saved = None if less is None else max((ours - less) / more - paid, 0.0)
         rows.append(SupplyBound(pool=block.name, used_gpus=used, limit_gpus=block.most, usd_per_hour_of_one_more=saved))
     return rows
 
 
-def _rows(found: Answered, seconds: float) -> list[RowPower]:
+def _rows(found: Answered, deadline: Deadline) -> list[RowPower]:
     """Budgets of power, what is drawn of each, and what one kW more of those that are used up saves."""
     question, engines, ours = found.question, found.answer.engines, _cost(found)
     assert engines is not None
@@ -385,8 +395,9 @@ def _rows(found: Answered, seconds: float) -> list[RowPower]:
         used, saved = float((engines[:, block.kinds] @ block.each).max()), None
         if used > block.most - float(block.each.min()):
             wider = [replace(each, most=each.most + 1e3) if i == k else each for i, each in enumerate(question.blocks)]
-            answer = solve_mix(replace(question, blocks=wider), seconds=seconds, gap=1e-4)
-            saved = None if gpus or answer.objective is None else max(ours - answer.objective, 0.0)
+            answer = None if gpus else _near(found, replace(question, blocks=wider), EACH * deadline.left, 1e-4)
+            less = None if answer is None else answer.objective
+            saved = None if less is None else max(ours - less, 0.0)
         name = block.name.removeprefix("row ")
         rows.append(RowPower(row=name, watts=used, budget_watts=block.most, usd_per_hour_of_one_kw_more=saved))
     return rows

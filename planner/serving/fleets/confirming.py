@@ -20,7 +20,6 @@ from costmodels.models.architecture import Architecture
 from planner.contract.progress import Step
 from planner.contract.workload.classes import LengthClass
 from planner.serving.confirmation.trial import SETTLES, Trial
-from planner.serving.engines.aggregated import AggregatedCandidate
 from planner.serving.engines.groups import Group, Pair, pairs_of
 from planner.serving.engines.latency import Check
 from planner.serving.engines.protocol import EngineCandidate
@@ -28,12 +27,12 @@ from planner.serving.fleets.capacities import ModelEngine, service_request
 from planner.serving.fleets.class_outcomes import class_holds, promised
 from planner.serving.fleets.decision import Answered, Fleet, ServiceLoad, solved, with_capacity
 from planner.serving.fleets.mixtures import longest_of, workload_of
-from planner.serving.fleets.role_engines import role_candidate
 from planner.serving.fleets.tails import FORGETS, busiest, kept_for_mixtures, other_draw, rates_on
-from planner.serving.layouts import Restrictions
-from planner.serving.operating_points import Job, OperatingPoints, search
+from planner.serving.fleets.under_mixtures import candidate_of
+from planner.serving.operating_points import Job
 from planner.serving.planning import CostOf, jobs_of
 from planner.serving.request import PlanRequest
+from planner.solving.mix.clock import Deadline
 from planner.solving.mix.question import MixQuestion
 from profiles.errors import Infeasible, LimitReached
 
@@ -52,7 +51,15 @@ BROKEN = 0.5
 """Of what a kind was counted on: below it, it is counted on no more for classes that miss the promise by themselves."""
 
 NEAR_ENOUGH = 0.01
-"""Gap above which a fleet that holds is looked for once more, in twice the time."""
+"""Gap above which a fleet that holds is looked for once more, in more time."""
+
+OF_THE_FIRST = 0.7
+"""Of the time, for fleets in which engines are counted on with classes that miss the promise by themselves."""
+
+A_ROUND, THE_LAST, AGAIN = 0.25, 0.6, 0.75
+"""Of the time that is left, for one fleet; for one that is looked for once more; and where none was found in that."""
+
+ENDED = "the time limit ended the search: cheaper fleets were not ruled out by simulation"
 
 NARROWED = "only engines that had been simulated were candidates in the end: others may be better"
 
@@ -119,6 +126,19 @@ class Settled:
     notes: tuple[str, ...]
 
 
+def _solved(
+    fleet: Fleet, deadline: Deadline, kinds: Sequence[int] | None, like: Answered | None, *, longer: bool
+) -> Answered:
+    """The best fleet in a part of the time that is left. Raises what ``solved`` raises."""
+    part = THE_LAST if longer else A_ROUND
+    try:
+        return solved(fleet, kinds=kinds, seconds=part * deadline.left, like=like)
+    except LimitReached:
+        if deadline.left <= 0:
+            raise
+        return solved(fleet, kinds=kinds, seconds=AGAIN * deadline.left, like=like)
+
+
 class Confirming:
     """Simulates and chooses anew."""
 
@@ -128,9 +148,12 @@ class Confirming:
         self._raised: set[Key] = set()  # kinds that were believed to carry more than at first
         self._capped: Container[Key] = ()  # kinds that are never believed to
 
-    def settled(self, fleet: Fleet, seconds: float, at_most: Container[Key] = ()) -> Settled:
-        """The best fleet whose engines hold; kinds ``at_most`` are counted on for no more than ``fleet`` says, whatever
-        they carry of what they get in it. Raises what :func:`planner.serving.fleets.decision.solved` raises."""
+    def settled(
+        self, fleet: Fleet, deadline: Deadline, at_most: Container[Key] = (), like: Answered | None = None
+    ) -> Settled:
+        """The best fleet whose engines hold that is found by the ``deadline``; kinds ``at_most`` are counted on for no
+        more than ``fleet`` says, whatever they carry of what they get in it; ``like``: as of
+        :func:`planner.serving.fleets.decision.solved`, whose errors this raises."""
         self._capped = at_most
         strict = {
             s: each.strict
@@ -139,7 +162,7 @@ class Confirming:
         }
         found: Settled | None = None
         try:
-            found = self._settled(fleet, seconds)
+            found = self._settled(fleet, deadline.part(OF_THE_FIRST) if strict else deadline, like)
             if not strict or NARROWED not in found.notes:
                 return found
         except (Infeasible, LimitReached):
@@ -147,29 +170,30 @@ class Confirming:
                 raise
         # What keeps the promise for every class keeps it for all together: never dearer than that.
         try:
-            other = self._settled(with_capacity(fleet, strict), seconds)
+            other = self._settled(with_capacity(fleet, strict), deadline, found.found if found else like)
         except (Infeasible, LimitReached):
             if found is None:
                 raise
             return found
         return other if found is None or _cost(other.found) < _cost(found.found) else found
 
-    def _settled(self, fleet: Fleet, seconds: float) -> Settled:
+    def _settled(self, fleet: Fleet, deadline: Deadline, found: Answered | None) -> Settled:
         self._strict, self._raised = set(), set()  # engines of other fleets have other numbers
         factor: dict[Key, float] = {}
         notes: tuple[str, ...] = ()
         simulated: set[Key] = set()
         now = fleet
         best: tuple[Answered, dict[int, Loaded]] | None = None
-        found: Answered | None = None
-        longer = False
+        longer = ended = False
         for turn in range(MOST_ROUNDS):
             only = self._only(fleet, simulated) if turn >= ROUNDS else None
             try:
-                found = solved(now, kinds=only, seconds=2 * seconds if longer else seconds, like=found)
-            except (Infeasible, LimitReached):
-                if best is None:
+                found = _solved(now, deadline, only, found, longer=longer)
+            except (Infeasible, LimitReached) as error:
+                ended = isinstance(error, LimitReached) and turn > 0
+                if best is None and not ended:
                     raise
+                notes = (*notes, ENDED) if ended else notes
                 break
             done = 100 * (1 - 0.5 ** (turn + 1))
             self._tell(Step(f"simulating engines under their mixtures (fleet {turn + 1})", done))
@@ -182,6 +206,12 @@ class Confirming:
                     break
                 longer = True
             now = with_capacity(fleet, {s: self._scaled(each, s, factor) for s, each in enumerate(fleet.services)})
+        if best is None and ended:
+            raise LimitReached(
+                "fleet: the time limit ended the search before a fleet was found whose engines hold when they are "
+                "simulated under their own mixtures",
+                "raise --time-limit, or see what the formulas say with --no-simulation",
+            )
         if best is None:
             raise Infeasible(
                 "slo: no fleet was found whose engines hold when they are simulated under their own mixtures",
@@ -396,31 +426,3 @@ class Confirming:
 
 def _those(classes: Sequence[LengthClass], which: NDArray[np.bool_]) -> list[LengthClass]:
     return [classes[i] for i in np.flatnonzero(which).tolist()]
-
-
-def candidate_of(job: Job, engine: ModelEngine) -> EngineCandidate | None:
-    """The engine under the workload of ``job`` at the most that the formulas see it carry; None: memory does not hold
-    its requests, or it keeps up with them at no load."""
-    if engine.role != "aggregated":
-        return role_candidate(job, engine)
-    points = points_of(job, engine)
-    return None if points is None else AggregatedCandidate(points, int(np.argmax(points.steady.rate_rps.value)))
-
-
-def points_of(job: Job, engine: ModelEngine) -> OperatingPoints | None:
-    """The operating points of one layout with one token budget under a workload; those within the SLO where there are
-    any."""
-    node = job.pool.gpus_per_node
-    most = max(engine.gpus, min(node, job.pool.gpus))
-    tp, pp = engine.layout[0], engine.layout[1]
-    one = search(job, Restrictions(most, node, max_tp=tp, max_pp=pp, max_engine_gpus=engine.gpus))
-    for points in (one.fine, one.coarse):
-        if points is None:
-            continue
-        mine = np.flatnonzero(
-            (points.layouts.rows == np.array(engine.layout)).all(axis=1) & (points.budget == engine.budget)
-            & points.steady.stable
-        )  # fmt: skip
-        if len(mine):
-            return points.take(mine)
-    return None

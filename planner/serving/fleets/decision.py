@@ -22,12 +22,21 @@ from planner.serving.fleets.coarsening import coarsened
 from planner.serving.fleets.current import running_now
 from planner.serving.fleets.edges import at_the_edge
 from planner.serving.fleets.engines import EngineKind, cluster_of, table_engines
-from planner.serving.fleets.groups import Capacity, RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
+from planner.serving.fleets.groups import (
+    Capacity,
+    RoutedGroup,
+    SharedStep,
+    distinct,
+    routed_groups,
+    shared_steps,
+    work_of,
+)
 from planner.serving.fleets.nearest import Unserved, most_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, nodes_of
 from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
 from planner.serving.fleets.variants import Chosen, Variant, priced, shunned
 from planner.serving.fleets.ways_out import why_not
+from planner.solving.mix.clock import Deadline
 from planner.solving.mix.question import MixQuestion, Survive
 from planner.solving.mix.solve import MixAnswer, solve_mix
 from profiles.errors import Infeasible, InputError, LimitReached
@@ -46,6 +55,8 @@ LARGE = 2000
 """Groups × steps above which ``GAP_OF_LARGE`` is."""
 
 GAP_OF_LARGE = 2e-3
+
+OF_TIME = "raise --time-limit, or give fewer classes or steps"
 
 
 @dataclass(frozen=True)
@@ -98,30 +109,6 @@ def loads_of(request: FleetRequest) -> list[SteppedLoad]:
         understood(service.load, f"services {shown(service.name)}: load", service.prefix_hit)
         for service in request.services
     ]
-
-
-def distinct(
-    load: SteppedLoad, steps: Sequence[SharedStep], service: int
-) -> tuple[tuple[LengthClass, ...], list[Floats]]:
-    """(classes of all steps, each once; their rates in every shared step)."""
-    index: dict[tuple[float, ...], int] = {}
-    found: list[LengthClass] = []
-
-    def key(each: LengthClass) -> tuple[float, ...]:
-        return (each.isl_from, each.isl_to, each.osl_from, each.osl_to, each.isl, each.osl, each.prefix_hit)
-
-    for step in load.steps:
-        for each in step.classes:
-            if key(each) not in index:
-                index[key(each)] = len(found)
-                found.append(each)
-    rates = []
-    for shared in steps:
-        rate = np.zeros(len(found))
-        for each in shared.steps[service].classes:
-            rate[index[key(each)]] += each.rate_rps
-        rates.append(rate)
-    return tuple(found), rates
 
 
 def variants_of(
@@ -290,33 +277,37 @@ def solved(
     brief: bool = False,
     progress: Progress | None = None,
 ) -> Answered:
-    """The best fleet, or the best without one of its demands; ``like``: one that was found for much the same question,
-    whose prices are a beginning. ``brief``: where there is none, without looking for ways out.
+    """The best fleet, or the best without one of its demands, in ``seconds`` (None: the request's). ``like``: one that
+    was found for much the same question, whose prices are a beginning. ``brief``: where there is none, without looking
+    for ways out.
 
     Raises:
         Infeasible: there is none; with what binds and what would work.
         LimitReached: none was found in time.
     """
     request = fleet.request
+    deadline = Deadline(request.time_limit_s if seconds is None else seconds)
+    if deadline.left <= 0:
+        raise LimitReached("fleet: the time limit left no time to look for it", OF_TIME)
     question, groups, refused = question_of(
         fleet, route_by or request.route_by, survive or request.survive, kinds=kinds
     )
     size = sum(len(each) for each in groups)
     gap = GAP_OF_LARGE if len(fleet.steps) > 1 and size * len(fleet.chosen.variants) > LARGE else GAP
-    limit = seconds or request.time_limit_s
     prices, near = ((), None) if like is None else (like.answer.prices, like.answer.engines)
     if near is not None and kinds is not None:
         near = np.where(np.isin(np.arange(near.shape[1]), kinds), near, 0)
     # Engines of one role are simulated with less certainty than others: kinds of them are all looked at.
     alike = any(service.apart for service in fleet.services)
-    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress, prices=prices, near=near, every_kind=alike)
+    answer = solve_mix(
+        question, seconds=deadline.left, gap=gap, progress=progress, prices=prices, near=near, every_kind=alike
+    )
     if answer.status == "time_limit":
         raise LimitReached(
-            f"fleet: no fleet was found in the {limit:.3g} s that the time limit leaves for it",
-            "raise --time-limit, or give fewer classes or steps",
+            f"fleet: no fleet was found in the {deadline.seconds:.3g} s that the time limit leaves for it", OF_TIME
         )
     if answer.engines is None:
-        raise why_not(question, limit, brief=brief)
+        raise why_not(question, deadline, brief=brief)
     return Answered(fleet, question, groups, answer, refused)
 
 

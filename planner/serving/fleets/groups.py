@@ -63,6 +63,30 @@ def shared_steps(names: Sequence[str], loads: Sequence[SteppedLoad]) -> list[Sha
     return found
 
 
+def distinct(
+    load: SteppedLoad, steps: Sequence[SharedStep], service: int
+) -> tuple[tuple[LengthClass, ...], list[Floats]]:
+    """(classes of all steps, each once; their rates in every shared step)."""
+    index: dict[tuple[float, ...], int] = {}
+    found: list[LengthClass] = []
+
+    def key(each: LengthClass) -> tuple[float, ...]:
+        return (each.isl_from, each.isl_to, each.osl_from, each.osl_to, each.isl, each.osl, each.prefix_hit)
+
+    for step in load.steps:
+        for each in step.classes:
+            if key(each) not in index:
+                index[key(each)] = len(found)
+                found.append(each)
+    rates = []
+    for shared in steps:
+        rate = np.zeros(len(found))
+        for each in shared.steps[service].classes:
+            rate[index[key(each)]] += each.rate_rps
+        rates.append(rate)
+    return tuple(found), rates
+
+
 def routed_groups(service: int, classes: Sequence[LengthClass], route_by: RouteBy) -> list[RoutedGroup]:
     """Classes by what the gateway knows. Prompt ranges that overlap are one: it could not tell them apart."""
     order = sorted(range(len(classes)), key=lambda i: (classes[i].isl_from, classes[i].osl_from))

@@ -56,12 +56,11 @@ def after_worst_loss(
     return AfterLoss(_words(found, loss, engines[_busiest(found)]), after, confirming.with_checks(loaded))
 
 
-def short_after_loss(found: Answered, confirming: Confirming, engines: Mapping[int, Loaded]) -> dict[Key, float]:
+def short_after_loss(found: Answered, confirming: Confirming, limits: Mapping[int, Limits]) -> dict[Key, float]:
     """The kinds of engine that miss their promise after one of the worst losses at the busiest step, and what each then
-    carries of what it was counted on for; ``engines``: all that run, by variant."""
+    carries of what it was counted on for; ``limits``: what they are started with, by variant."""
     worst = [each for each in islice(_by_what_they_leave(found), CHECKED) if each[0] > 0]
     short: dict[Key, float] = {}
-    limits = limits_of_all(found, confirming, engines) if worst else {}
     for theta, loss, shares in worst:
         if theta > NEAR_WORST * worst[0][0]:
             break

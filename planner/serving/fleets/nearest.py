@@ -3,7 +3,6 @@ limits that do, planned before they are told; of a budget that is too small, one
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from planner.contract.workload.slo import Slo
 from planner.serving.fleets.request import FleetRequest
 from planner.serving.operating_points import LayoutSearch, percentile_ms
 from planner.serving.ways_out import GENTLER, relaxed_to, rounded_up
+from planner.solving.mix.clock import Deadline
 from profiles.errors import Infeasible, ShardwrightError
 
 Relaxed = Mapping[str, float]
@@ -92,14 +92,14 @@ def most_of(reasons: Sequence[Unserved]) -> Relaxed:
     return out
 
 
-def with_tried_limits(request: FleetRequest, error: Infeasible, fails: Fails) -> Infeasible:
-    """``error`` with limits in its hint with which a fleet was found, where its ``relax_ms`` says what to try: by
-    service, by bound."""
+def with_tried_limits(request: FleetRequest, error: Infeasible, fails: Fails, deadline: Deadline) -> Infeasible:
+    """``error`` with limits in its hint with which a fleet was found by the ``deadline``, where its ``relax_ms`` says
+    what to try: by service, by bound."""
     relax = error.details.get("relax_ms")
     if not isinstance(relax, Mapping) or not any(relax.values()):
         return error
     wanted = {name: dict(limits) for name, limits in relax.items()}
-    first, begun = None, time.process_time()
+    first = None
     for factor in GENTLER:
         asked = {
             name: {label: float(rounded_up(ms * factor)) for label, ms in limits.items()}
@@ -109,7 +109,7 @@ def with_tried_limits(request: FleetRequest, error: Infeasible, fails: Fails) ->
         told = _in_words(request, asked)
         if why is None:
             return Infeasible(error.message, f"relax {told} or more, or offer faster GPUs", **error.details)
-        if time.process_time() - begun > request.time_limit_s:
+        if deadline.left <= 0:
             break
         also = why.details.get("relax_ms")
         for name, limits in also.items() if isinstance(also, Mapping) else ():

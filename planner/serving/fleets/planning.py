@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
 from costmodels.operations.registry import families
 from planner.contract.clusters import SuppliedCluster
+from planner.contract.engine import Limits
 from planner.contract.progress import Step, part, silent
 from planner.contract.provenance import Provenance, provenance_fields, unmeasured
 from planner.contract.published import validated
@@ -34,6 +34,7 @@ from planner.serving.fleets.tails import busiest, rates_on
 from planner.serving.fleets.ways import aggregated_alone, apart, least_cost
 from planner.serving.fleets.ways_out import least_budget
 from planner.serving.planning import CostOf, cost_models, plan
+from planner.solving.mix.clock import Deadline
 from profiles.descriptions import catalogue_with
 from profiles.errors import Infeasible, LimitReached, ShardwrightError, Unsupported
 from profiles.store import ProfileStore
@@ -42,6 +43,14 @@ Progress = Callable[[str], None]
 
 TIE = 0.005
 """Relative, by which engines that prefill apart from engines that decode must be cheaper to be worth it."""
+
+TO_CHOOSE = 2 / 3
+"""Of the time, for the fleet itself; what is left then is for what it is compared with."""
+
+NOT_AFTER_LOSS = (
+    "the time limit ended the search before a fleet was found that surely keeps the promise after the worst loss: "
+    "by formulas it carries the load then (holds_after_loss: what its simulation says)"
+)
 
 MOST_MENDED = 6
 """Times that a fleet is looked for anew because its engines miss the promise after the worst loss."""
@@ -70,10 +79,11 @@ def plan_fleet(
     modelled = [service.model is not None for service in request.services]
     if not any(modelled):
         fleet = aggregated_alone(fleet_of(request, _no_engines))
+        deadline = Deadline(request.time_limit_s)
         tell("choosing engines")
-        found = solved(fleet, progress=progress)
+        found = solved(fleet, seconds=TO_CHOOSE * deadline.left, progress=progress)
         tell("comparing with other fleets")
-        comparisons = compare(found, request.time_limit_s / 2)
+        comparisons = compare(found, deadline)
         return validated(
             document(found, TableDescribed(), comparisons, _of_tables(unmatched(request, fleet.cluster))), parse_plan
         )
@@ -86,34 +96,42 @@ def plan_fleet(
             "services: some have a model and others measured tables, which are not planned together",
             "plan them apart, or give all of them tables",
         )
+    modelling = _Modelled(request, measured, tell)
     try:
-        return _Modelled(request, measured, tell).plan()
+        return modelling.plan()
     except Infeasible as error:
+        tried = _StandIns(measured, tell, modelling.deadline or Deadline(request.time_limit_s))
         if error.details.get("binding") == "budget":
-            raise with_tried_budget(request, error, partial(_costs, measured, tell)) from None
-        raise with_tried_limits(request, error, partial(_fails, measured, tell)) from None
+            raise with_tried_budget(request, error, tried.costs) from None
+        raise with_tried_limits(request, error, tried.fails, tried.deadline) from None
 
 
-def _tried(measured: Sequence[ProfileStore], tell: Progress, what: str, request: FleetRequest) -> Answered:
-    """The fleet of a request that stands for a refused one. Raises ShardwrightError where it has none either."""
-    tell(f"trying what {what} could be")
-    return _Modelled(request, measured, lambda _: None).decided().settled.found
+@dataclass(frozen=True)
+class _StandIns:
+    """Requests that stand for a refused one, in what is left of its time."""
 
+    measured: Sequence[ProfileStore]
+    tell: Progress
+    deadline: Deadline
 
-def _costs(measured: Sequence[ProfileStore], tell: Progress, request: FleetRequest) -> float:
-    """The budget that a request's fleet keeps to. Raises ShardwrightError where it has none."""
-    found = _tried(measured, tell, "the budget", request)
-    assert found.answer.engines is not None
-    return least_budget(found.question, found.answer.engines)
+    def _found(self, what: str, request: FleetRequest) -> Answered:
+        """Raises ShardwrightError where a request has no fleet either."""
+        self.tell(f"trying what {what} could be")
+        return _Modelled(request, self.measured, lambda _: None, self.deadline).decided().settled.found
 
+    def costs(self, request: FleetRequest) -> float:
+        """The budget that a request's fleet keeps to. Raises ShardwrightError where it has none."""
+        found = self._found("the budget", request)
+        assert found.answer.engines is not None
+        return least_budget(found.question, found.answer.engines)
 
-def _fails(measured: Sequence[ProfileStore], tell: Progress, request: FleetRequest) -> ShardwrightError | None:
-    """Why a request has no fleet; None: it has one."""
-    try:
-        _tried(measured, tell, "the promise", request)
-    except ShardwrightError as error:
-        return error
-    return None
+    def fails(self, request: FleetRequest) -> ShardwrightError | None:
+        """Why a request has no fleet; None: it has one."""
+        try:
+            self._found("the promise", request)
+        except ShardwrightError as error:
+            return error
+        return None
 
 
 @dataclass(frozen=True)
@@ -128,10 +146,14 @@ class DecidedFleet:
 
 
 class _Modelled:
-    """A fleet of modelled engines."""
+    """A fleet of modelled engines. ``deadline``: of everything that is searched for; None: the request's time, from
+    when it is known what engines carry."""
 
-    def __init__(self, request: FleetRequest, measured: Sequence[ProfileStore], tell: Progress) -> None:
-        self._request, self._measured, self._tell = request, measured, tell
+    def __init__(
+        self, request: FleetRequest, measured: Sequence[ProfileStore], tell: Progress, deadline: Deadline | None = None
+    ) -> None:
+        self._request, self._measured, self._tell, self.deadline = request, measured, tell, deadline
+        self._limits: tuple[Answered, dict[int, Limits]] | None = None  # of the fleet that was asked about last
         self._capacities: dict[str, Capacities] = {}
         self._costs: dict[str, CostOf] = {}
 
@@ -139,6 +161,8 @@ class _Modelled:
         """The fleet that holds, before anything else is said of it."""
         # That others make up for a class which misses the promise is believed where it is simulated.
         asked = fleet_of(self._request, self._engines, self._beyond if self._request.simulation else None)
+        self.deadline = self.deadline or Deadline(self._request.time_limit_s)
+        choosing = self.deadline.part(TO_CHOOSE)
         names = [service.name for service in self._request.services]
         models = {s: self._capacities[name].model for s, name in enumerate(names)}
         costs = {s: self._costs[name] for s, name in enumerate(names)}
@@ -152,9 +176,9 @@ class _Modelled:
                 continue
             try:
                 fleet = way(asked)
-                if fleet is None or (best is not None and not _may_be_better(fleet, best[1].found)):
+                if fleet is None or (best is not None and not _may_be_better(fleet, best[1].found, choosing)):
                     continue
-                settled = self._settled(fleet, confirming)
+                settled = self._settled(fleet, confirming, choosing)
             except (Infeasible, LimitReached) as error:
                 refused = refused or error
                 continue
@@ -168,32 +192,42 @@ class _Modelled:
             raise refused
         return DecidedFleet(*best, confirming, models, other)
 
-    def _settled(self, fleet: Fleet, confirming: Confirming) -> Settled:
+    def _settled(self, fleet: Fleet, confirming: Confirming, deadline: Deadline) -> Settled:
         if self._request.simulation:
-            return self._settled_after_losses(fleet, confirming)
-        found = solved(fleet)
+            return self._settled_after_losses(fleet, confirming, deadline)
+        found = solved(fleet, seconds=deadline.left)
         return Settled(found, _unchecked(confirming, found), {}, ())
 
-    def _settled_after_losses(self, fleet: Fleet, confirming: Confirming) -> Settled:
+    def _settled_after_losses(self, fleet: Fleet, confirming: Confirming, deadline: Deadline) -> Settled:
         """The fleet that holds, also in simulations of what is left after the worst loss: where it does not, kinds of
         engine that miss their promise are counted on for less, as far as fleets are found."""
-        seconds = self._request.time_limit_s / 3
-        settled, mended = confirming.settled(fleet, seconds), set[Key]()
+        settled, mended = confirming.settled(fleet, deadline), set[Key]()
         for _ in range(MOST_MENDED if settled.found.question.survive.any else 0):
             found = settled.found
-            short = short_after_loss(
-                found, confirming, {**settled.engines, **confirming.standing_by(found, settled.engines)}
-            )
+            if deadline.left <= 0:
+                return replace(settled, notes=(*settled.notes, NOT_AFTER_LOSS))
+            short = short_after_loss(found, confirming, self._limits_of(found, settled.engines, confirming))
             if not short:
                 break
             self._tell("an engine more for the worst loss")
             mended |= short.keys()
             fleet = counted_for_less(fleet, {key: by * settled.factor.get(key, 1.0) for key, by in short.items()})
             try:
-                settled = confirming.settled(fleet, seconds, at_most=mended)
-            except (Infeasible, LimitReached):
+                settled = confirming.settled(fleet, deadline, at_most=mended, like=found)
+            except Infeasible:
                 break
+            except LimitReached:
+                return replace(settled, notes=(*settled.notes, NOT_AFTER_LOSS))
         return settled
+
+    def _limits_of(
+        self, found: Answered, engines: Mapping[int, Loaded], confirming: Confirming
+    ) -> Mapping[int, Limits]:
+        """What the kinds that run are started with, by variant."""
+        if self._limits is None or self._limits[0] is not found:
+            every = {**engines, **confirming.standing_by(found, engines)}
+            self._limits = found, limits_of_all(found, confirming, every)
+        return self._limits[1]
 
     def plan(self) -> Plan:
         decided = self.decided()
@@ -201,12 +235,13 @@ class _Modelled:
         found = settled.found
         checked = self._request.simulation
         engines = dict(settled.engines)
-        limits = limits_of_all(found, confirming, {**engines, **confirming.standing_by(found, engines)})
+        limits = self._limits_of(found, engines, confirming)
         engines = started(found, engines, limits)
         engines = confirming.with_checks(engines) if checked else engines
         engines = {**engines, **started(found, confirming.standing_by(found, engines), limits, engines)}
         self._tell(Step("comparing with other fleets", CONFIRMED))
-        comparisons = compare(found, self._request.time_limit_s / 3, confirming.without_tails(settled), decided.other)
+        assert self.deadline is not None
+        comparisons = compare(found, self.deadline, confirming.without_tails(settled), decided.other)
         after = after_worst_loss(found, confirming, limits) if self._request.simulation else None
         described = ModelDescribed(settled, engines, models, after)
         return validated(
@@ -248,7 +283,7 @@ class _Modelled:
         prices = [
             f"price of {pool.name}: {pool.usd_per_gpu_hour:g} USD per GPU-hour, {pool.price_source}"
             for pool in fleet.cluster.pools
-            if pool.usd_per_gpu_hour is not None and pool.price_source
+            if pool.usd_per_gpu_hour is not None and pool.price_source and pool.gpus and not pool.owned
         ]
         prices += [
             f"price of {pool.name} (spot): {pool.spot_usd_per_gpu_hour:g} USD per GPU-hour, {pool.spot_price_source}"
@@ -268,14 +303,14 @@ def is_better(found: Answered, other: Answered) -> bool:
     return its is None or (mine is not None and mine < its * (1 - TIE))
 
 
-def _may_be_better(fleet: Fleet, found: Answered) -> bool:
+def _may_be_better(fleet: Fleet, found: Answered, deadline: Deadline) -> bool:
     """Whether ``fleet`` has a way to be cheaper than one that was found: engines in parts and the formulas' word first,
     then whole engines."""
     cost = found.answer.objective
     if cost is None or least_cost(fleet) + found.question.fixed_cost >= cost * (1 - TIE):
         return cost is None
     try:
-        return is_better(solved(fleet, seconds=fleet.request.time_limit_s / 3, brief=True), found)
+        return is_better(solved(fleet, seconds=deadline.left / 2, brief=True), found)
     except (Infeasible, LimitReached):
         return False
 

@@ -127,7 +127,12 @@ class FleetRequest(Document):
         float,
         Field(gt=0, le=3600),
         PLAIN_NUMBER,
-        Option("Seconds for the solver. Default: 60.", ASKED, name="time_limit", show_default=False),
+        Option(
+            "Seconds for the search, once it is known what engines carry. Default: 60.",
+            ASKED,
+            name="time_limit",
+            show_default=False,
+        ),
     ] = 60.0
     simulation: Annotated[
         bool,

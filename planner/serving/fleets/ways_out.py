@@ -7,24 +7,26 @@ from dataclasses import replace
 
 import numpy as np
 
+from planner.solving.mix.clock import Deadline
 from planner.solving.mix.master import per_hour
 from planner.solving.mix.most import most_share
 from planner.solving.mix.question import Block, MixQuestion, Survive
-from planner.solving.mix.solve import solve_mix
+from planner.solving.mix.solve import MixAnswer, solve_mix
 from planner.solving.solvers import Ints
 from profiles.errors import Infeasible
 
 SECONDS = 5.0
+"""For one way out, at most."""
 
 LOSSES = ("engines", "nodes", "spot_pools", "zones")
 
 
-def why_not(question: MixQuestion, limit_s: float, *, brief: bool = False) -> Infeasible:
-    """The error that names what binds: the budget, what is to be survived, the changes, or the supplies; ``brief``:
-    without looking for ways out."""
-    seconds = min(SECONDS, limit_s)
+def why_not(question: MixQuestion, deadline: Deadline, *, brief: bool = False) -> Infeasible:
+    """The error that names what binds: the budget, what is to be survived, the changes, or the supplies, as far as that
+    is known by the ``deadline``; ``brief``: without looking for ways out."""
+    unsure = False
     if question.budget is not None:
-        found = solve_mix(replace(question, budget=None), seconds=seconds, gap=1e-4)
+        found = _tried(replace(question, budget=None), deadline, 1e-4)
         if found.engines is not None:
             least = least_budget(question, found.engines)
             return Infeasible(
@@ -33,16 +35,18 @@ def why_not(question: MixQuestion, limit_s: float, *, brief: bool = False) -> In
                 binding="budget",
                 usd_per_hour=least,
             )
+        unsure = found.status == "time_limit"
     if question.survive.any:
-        found = solve_mix(replace(question, survive=Survive()), seconds=seconds, gap=1e-3)
+        found = _tried(replace(question, survive=Survive()), deadline, 1e-3)
         if found.engines is not None:
-            return _not_survived(question, found.engines, seconds, brief=brief)
+            return _not_survived(question, found.engines, deadline, brief=brief)
+        unsure = unsure or found.status == "time_limit"
     if question.most_changes is not None or (question.kinds.min_up_s > 0).any() or question.steps > 1:
         kinds = replace(question.kinds, min_up_s=np.zeros(len(question.kinds)), startup_s=np.zeros(len(question.kinds)))
         alone = [
-            solve_mix(
+            _tried(
                 replace(question, kinds=kinds, work=[work], seconds=np.array([3600.0]), cyclic=False, before=None,
-                        most_changes=None), seconds=seconds, gap=1e-2,
+                        most_changes=None), deadline, 1e-2,
             )
             for work in question.work
         ]  # fmt: skip
@@ -52,7 +56,18 @@ def why_not(question: MixQuestion, limit_s: float, *, brief: bool = False) -> In
                 "allow more changes (max_changes), a shorter min_up_s, or pools with room for replacements",
                 binding="changes",
             )
-    return _supplies(question, brief=brief)
+        unsure = unsure or any(each.status == "time_limit" for each in alone)
+    if unsure:
+        return Infeasible(
+            "fleet: nothing keeps all of what is asked, and the time limit left too little to tell what binds",
+            "raise --time-limit to be told, or ask for less (budget, survive, changes, load)",
+            binding="together",
+        )
+    return _supplies(question, deadline, brief=brief)
+
+
+def _tried(question: MixQuestion, deadline: Deadline, gap: float) -> MixAnswer:
+    return solve_mix(question, seconds=min(SECONDS, max(deadline.left, 0.0) / 2), gap=gap)
 
 
 def least_budget(question: MixQuestion, engines: Ints) -> float:
@@ -60,7 +75,7 @@ def least_budget(question: MixQuestion, engines: Ints) -> float:
     return math.ceil(max(per_hour(question, row) for row in engines) * 100 - 1e-6) / 100
 
 
-def _not_survived(question: MixQuestion, engines: Ints, seconds: float, *, brief: bool) -> Infeasible:
+def _not_survived(question: MixQuestion, engines: Ints, deadline: Deadline, *, brief: bool) -> Infeasible:
     """What is to be survived is too much: the GPUs with which it would do, how much less would, and of how much of the
     load."""
     asked = question.survive
@@ -71,14 +86,14 @@ def _not_survived(question: MixQuestion, engines: Ints, seconds: float, *, brief
     message = f"survive: {said}: the pools carry the load with {some}, and not after that loss"
     if brief:
         return Infeasible(message, "survive less", binding="survive")
-    ways = _wider(question, seconds)
+    ways = _wider(question, deadline)
     fewer = {}
     for name, count in named.items():
         held, lost = 0, count  # who survives a loss survives a smaller one
         while lost - held > 1:
             less = (held + lost) // 2
             survive = replace(asked, **{name: less})
-            found = solve_mix(replace(question, survive=survive), seconds=seconds, gap=1e-2)
+            found = _tried(replace(question, survive=survive), deadline, 1e-2)
             held, lost = (held, less) if found.engines is None else (less, lost)
         if held:
             fewer[name] = held
@@ -86,7 +101,7 @@ def _not_survived(question: MixQuestion, engines: Ints, seconds: float, *, brief
     while high - low > 0.02:
         share = (low + high) / 2
         survive = replace(asked, share=share)
-        found = solve_mix(replace(question, survive=survive), seconds=seconds, gap=1e-2)
+        found = _tried(replace(question, survive=survive), deadline, 1e-2)
         low, high = (low, share) if found.engines is None else (share, high)
     part = math.floor(low * 100) / 100
     hints = [f"have {ways}"] if ways else ["offer other pools"]
@@ -95,12 +110,12 @@ def _not_survived(question: MixQuestion, engines: Ints, seconds: float, *, brief
     return Infeasible(message, ", or ".join(hints), binding="survive", share_survived=part)
 
 
-def _supplies(question: MixQuestion, *, brief: bool) -> Infeasible:
+def _supplies(question: MixQuestion, deadline: Deadline, *, brief: bool) -> Infeasible:
     """What the supplies carry, and how many GPUs of one pool would do."""
     free = replace(question, budget=None, most_changes=None)
     work = max(question.work, key=lambda each: float(np.where(np.isfinite(each), each, 0).sum()))
     share = most_share(question, work)
-    ways = None if brief else _wider(free, SECONDS)
+    ways = None if brief else _wider(free, deadline)
     limits = _of_use(question)
     binding = " and ".join(block.name for block in limits) or "the classes"
     both = " and ".join(dict.fromkeys(block.counts for block in limits)) or "GPUs"
@@ -119,7 +134,7 @@ def _of_use(question: MixQuestion) -> list[Block]:
     return [block for block in question.blocks if of_use[block.kinds].any()]
 
 
-def _wider(question: MixQuestion, seconds: float) -> str | None:
+def _wider(question: MixQuestion, deadline: Deadline) -> str | None:
     """GPUs of one supply with which it would do, each by itself, in words; of all together where none does alone."""
     limits = _of_use(question)
     ways: list[str] = []
@@ -127,13 +142,18 @@ def _wider(question: MixQuestion, seconds: float) -> str | None:
         if len(wide) > 1 and ways:
             break
         blocks = [replace(each, most=math.inf) if each in wide else each for each in question.blocks]
-        found = solve_mix(replace(question, blocks=blocks), seconds=seconds, gap=1e-3)
+        found = _tried(replace(question, blocks=blocks), deadline, 1e-3)
         if found.engines is None:
             continue
         engines = found.engines
         used = {each.name: max(float(each.each @ row[each.kinds]) for row in engines) for each in wide}
         counts = {each.name: math.ceil(used[each.name] / each.unit - 1e-9) * each.unit for each in wide}
-        more = [f"{counts[each.name]:,} {each.counts} of {each.name}" for each in wide if counts[each.name] > each.most]
+        more = [_so_many(counts[each.name], each) for each in wide if counts[each.name] > each.most]
         if more:
             ways.append(" and ".join(more))
     return " or ".join(ways) or None
+
+
+def _so_many(count: int, supply: Block) -> str:
+    pool = supply.name.removeprefix("quota of ")
+    return f"{'' if pool == supply.name else 'a quota of '}{count:,} {supply.counts} of {pool}"

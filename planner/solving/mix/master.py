@@ -253,6 +253,8 @@ class Master:
         if "Infeasible" in status.name:
             return Counts(None, None, np.inf, proved=True)
         ended = highspy.HighsModelStatus.kTimeLimit
+        if status == highspy.HighsModelStatus.kNotset:  # its time ended before it began
+            return Counts(None, None, 0.0, proved=False)
         if status not in (highspy.HighsModelStatus.kOptimal, ended):
             raise ShardwrightError(f"highs stopped: {status.name}", "please report this problem")
         bound = info.mip_dual_bound if whole else (info.objective_function_value if status != ended else -np.inf)

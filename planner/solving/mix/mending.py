@@ -54,7 +54,8 @@ def mend_constant(search: Searched, engines: Floats) -> Floats | None:
     out, cost = np.tile(row, (q.steps, 1)), _costs(q)
     if not all(_carry(search, out, t, cost, always=True) for t in range(q.steps)):
         return None
-    return out if _timely(q, out) else None
+    # What never changes keeps to any least time up, and needs no room for replacements.
+    return out if all(affordable(q, each) for each in out) and _changes(q, out, 0) else None
 
 
 def _carry(search: Searched, out: Floats, t: int, cost: Floats, *, always: bool = False) -> bool:

@@ -45,7 +45,7 @@ FLEET: dict[str, Any] = {
 @cache
 def planned(disaggregation: str = "always", *, simulation: bool = True, h100: int = 16) -> Plan:
     cluster = {"name": "ours", "pools": [{"gpu": "H100", "gpus": h100}, {"gpu": "L40S", "gpus": 16}]}
-    asked = {**FLEET, "cluster": cluster, "disaggregation": disaggregation, "simulation": simulation, "time_limit_s": 6}
+    asked = {**FLEET, "cluster": cluster, "disaggregation": disaggregation, "simulation": simulation}
     return plan_fleet(parse_fleet_request(asked))
 
 
@@ -215,9 +215,7 @@ def test_no_fleet_of_the_two_roles_is_cheaper() -> None:
 
 def test_what_engines_miss_is_not_told_of_their_classes_and_breaks_the_promise_of_all() -> None:
     """Their simulation ends early: what the others carry alone is not what requests see."""
-    decided = _Modelled(
-        parse_fleet_request({**FLEET, "disaggregation": "always", "time_limit_s": 6}), (), silent
-    ).decided()
+    decided = _Modelled(parse_fleet_request({**FLEET, "disaggregation": "always"}), (), silent).decided()
     found, engines = decided.settled.found, decided.confirming.with_checks(decided.settled.engines)
     (service,) = found.fleet.services
     every, whole = range(len(service.classes)), PooledRequests(found, list(engines.values()))

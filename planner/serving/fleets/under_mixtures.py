@@ -1,4 +1,4 @@
-"""Engines of one role under the mixture that they get: as the simulation and the documents take them."""
+"""Engines under the mixture that they get: as the simulation and the documents take them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from costmodels.serving.steady.disaggregated import prefilling
+from planner.serving.engines.aggregated import AggregatedCandidate
 from planner.serving.engines.decode import DecodeCandidate
 from planner.serving.engines.disaggregated import (
     UTILISATIONS,
@@ -20,14 +21,42 @@ from planner.serving.engines.prefill import PrefillCandidate
 from planner.serving.engines.protocol import EngineCandidate
 from planner.serving.fleets.capacities import ModelEngine
 from planner.serving.layouts import Restrictions
-from planner.serving.operating_points import Job, peak_sequences, search
+from planner.serving.operating_points import Job, OperatingPoints, peak_sequences, search
 
 BUSY = 0.9
 """Share of what a prefill engine can do at which it is looked at where the formulas see no load that keeps the promise
 beside its partners: what it carries is then the simulation's to say."""
 
 
-def role_candidate(job: Job, engine: ModelEngine) -> EngineCandidate | None:
+def candidate_of(job: Job, engine: ModelEngine) -> EngineCandidate | None:
+    """The engine under the workload of ``job`` at the most that the formulas see it carry; None: memory does not hold
+    its requests, or it keeps up with them at no load."""
+    if engine.role != "aggregated":
+        return _role_candidate(job, engine)
+    points = _points_of(job, engine)
+    return None if points is None else AggregatedCandidate(points, int(np.argmax(points.steady.rate_rps.value)))
+
+
+def _points_of(job: Job, engine: ModelEngine) -> OperatingPoints | None:
+    """The operating points of one layout with one token budget under a workload; those within the SLO where there are
+    any."""
+    node = job.pool.gpus_per_node
+    most = max(engine.gpus, min(node, job.pool.gpus))
+    tp, pp = engine.layout[0], engine.layout[1]
+    one = search(job, Restrictions(most, node, max_tp=tp, max_pp=pp, max_engine_gpus=engine.gpus))
+    for points in (one.fine, one.coarse):
+        if points is None:
+            continue
+        mine = np.flatnonzero(
+            (points.layouts.rows == np.array(engine.layout)).all(axis=1) & (points.budget == engine.budget)
+            & points.steady.stable
+        )  # fmt: skip
+        if len(mine):
+            return points.take(mine)
+    return None
+
+
+def _role_candidate(job: Job, engine: ModelEngine) -> EngineCandidate | None:
     """The engine under the workload of ``job``, at the highest load within the SLO by the formulas; None: memory holds
     none of its requests."""
     roles = _of_layout(job, engine)
