@@ -184,7 +184,7 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None, usd_pe
         for mine in [{end: fleets[end].requests.take(np.intersect1d(part.rows, rows[end])) for end in ENDS}]
         for bound in part.slo.bounds
     )
-    kept = keeps_up and all(each.holds for each in promises)
+    kept = keeps_up and all(each.holds is not False for each in promises)
     most = side.fleet.agreed(most, rate_rps, kept)
     work = side.fleet.running.workload
     output = most.times(float(work.mean_osl)) if most.value > 0 else None
@@ -228,7 +228,8 @@ def _counted(fleet: FleetOutcome) -> Ints:
 
 def _promise(bound: Bound, outcomes: dict[End, Outcome], service: str | None) -> PromiseSeen:
     seen = _at(outcomes, bound.metric, bound.percentile / 100)
-    holds = seen is None or (seen.value <= bound.limit_ms and bool(outcomes["value"].served.all()))
+    served = outcomes["value"].served
+    holds = None if not len(served) else bool(served.all()) and (seen is None or seen.value <= bound.limit_ms)
     return PromiseSeen(
         service=service,
         metric=bound.metric,

@@ -74,6 +74,8 @@ def _ms(interval: Interval | None, keeps_up: bool) -> str:
 
 
 def _promise(seen: PromiseSeen | None) -> str:
+    if seen is not None and seen.holds is None:
+        return "not seen: none of its requests came"
     if seen is None or seen.seen_ms is None:
         return "–"
     if not seen.holds and seen.seen_ms.value <= seen.limit_ms:

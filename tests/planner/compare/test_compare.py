@@ -280,8 +280,11 @@ def test_what_a_longer_run_does_not_carry_is_looked_for_below(monkeypatch: pytes
     assert fleet.agreed(found, 10.0, True).value == 10.0
 
 
-def fleet_of(engines: int, names: tuple[str, ...] = ("chat", "code")) -> Plan:
-    loads = [{"isl_from": 100, "isl_to": 1000, "osl": 50, "rate_rps": 30}, {"isl": 4000, "osl": 100, "rate_rps": 4}]
+def fleet_of(engines: int, names: tuple[str, ...] = ("chat", "code"), code_rps: float = 4) -> Plan:
+    loads = [
+        {"isl_from": 100, "isl_to": 1000, "osl": 50, "rate_rps": 30},
+        {"isl": 4000, "osl": 100, "rate_rps": code_rps},
+    ]
     services = [
         {"name": name, "model": "Qwen/Qwen3-8B", "slo": slo, "load": {"classes": [load]}}
         for name, load, slo in zip(names, loads, ("ttft=1s,tpot=50ms", "ttft_p99=3s,tpot=60ms"), strict=True)
@@ -310,3 +313,10 @@ def test_fleets_of_several_services_are_compared_under_the_load_of_the_first() -
         compared(small)
     other = compared(small, fleet_of(0, ("chat", "docs"))).sides[1]
     assert other.problem == "documents: serves chat, docs, and the load is of chat, code"
+
+
+def test_promises_to_a_service_none_of_whose_requests_came_are_not_said_to_hold() -> None:
+    seldom = fleet_of(0, code_rps=1e-6)
+    for side in compared(seldom, seldom).sides:
+        assert [each.holds for each in side.promises] == [True, True, None, None]
+        assert side.keeps_promises
