@@ -1,8 +1,7 @@
 """The groups that runs share effects in, as columns of a matrix whose coefficients are independent with unit variance.
 
-Vendor, generation, GPU type and model over all frameworks; generation, GPU type, model in a precision and campaign
-within one; and within a
-framework on a GPU type a Gaussian process over the days of releases, exp(−|Δ| ÷ :data:`MEMORY_DAYS`).
+Vendor and model over all frameworks; generation, GPU type, model in a precision and campaign within one; and
+within a framework on a GPU type a Gaussian process over the days of releases, exp(−|Δ| ÷ :data:`MEMORY_DAYS`).
 Where they span as much, a trend of all releases, and AMD's beside it."""
 
 from __future__ import annotations
@@ -17,13 +16,10 @@ from costmodels.serving.calibration_fit.runs import MeasuredRuns, Texts, day_num
 from costmodels.serving.frameworks.calibration import MEMORY_DAYS, TREND_GOES_ON_DAYS, TREND_ORIGIN
 
 # group → prior's half-width (log) of the effect on a step, on one with prompts, and on the front end, and (ms) on each
-# layer. GPU types share little of the front end over frameworks: it is the host's work, and what differs are the
-# recipes of each framework there. AMD's releases are far apart: one image to the next, steps of DeepSeek-R1 under
+# layer. AMD's releases are far apart: one image to the next, steps of DeepSeek-R1 under
 # SGLang took 8 ms less (or 5 more), whatever the batch, so that their offset is mostly time a layer.
 WIDTHS = {
     "vendor": (0.30, 0.30, 0.20, 0.20),
-    "generation": (0.10, 0.10, 0.02, 0.0),
-    "gpu": (0.10, 0.10, 0.03, 0.0),
     "framework generation": (0.10, 0.10, 0.02, 0.0),
     "framework gpu": (0.10, 0.10, 0.20, 0.0),
     "model": (0.05, 0.02, 0.01, 0.0),
@@ -78,8 +74,6 @@ def groups_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Groups:
     released = pair(runs.framework, release_keys(runs))
     labels = {
         "vendor": amd,
-        "generation": runs.generation,
-        "gpu": runs.gpu,
         "framework generation": pair(runs.framework, runs.generation),
         "framework gpu": on,
         "model": np.array([kind.partition(" ")[0] for kind in runs.kind], dtype=object),

@@ -289,7 +289,7 @@ def _unknown(
 
 
 def effects_of(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:
-    """Of one framework: what its GPU types share with the others' and their own, one sum each, beside what is known.
+    """Of one framework: what its GPU types share with their vendor's and their own, one sum each, beside what is known.
     Where there is one campaign, its effect counts: whoever calibrates on own runs measures as before."""
     groups = fitted.groups
     usual, share = usual_campaign(runs, framework)
@@ -308,18 +308,17 @@ def effects_of(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known:
         vendors["amd"] = vendors.get("amd", Effect()) + effect(of("vendor", "amd"))
     for generation in sorted(set(map(str, runs.generation))):
         on = f"{framework} {generation}"
-        learned = of("generation", generation) + of("framework generation", on) + of("amd engine", on)
+        learned = of("framework generation", on) + of("amd engine", on)
         generations[generation] = generations.get(generation, Effect()) + effect(
             learned + share * of("campaign", usual)
         )
     for gpu in sorted(set(map(str, runs.gpu))):
         first = int(np.flatnonzero(runs.gpu == gpu)[0])
         generation, vendor, on = str(runs.generation[first]), str(runs.vendor[first]), f"{framework} {gpu}"
-        shared = of("vendor", vendor) + of("generation", generation) + of("gpu", gpu)
         own = of("framework generation", f"{framework} {generation}") + of("framework gpu", on)
         own = own + of("amd engine", f"{framework} {generation}")
         before = still.on_type(gpu, generation, vendor)
-        gpus[gpu] = before + effect(shared + own + share * of("campaign", usual))
+        gpus[gpu] = before + effect(of("vendor", vendor) + own + share * of("campaign", usual))
         released = generation if vendor == "amd" else gpu
         at = np.array(
             [
