@@ -59,7 +59,9 @@ class Side(Document):
     rate_rps: float | None = Field(description="requests per second that it is sent; null: nothing is predicted")
     carries_rps: Interval | None = Field(description="requests per second within the promises; null: not predicted")
     keeps_up: bool = Field(description="whether its engines answer as fast as requests come")
-    keeps_promises: bool = Field(description="whether it starts, keeps up and every promise that is seen holds at the load")
+    keeps_promises: bool = Field(
+        description="whether it starts, keeps up and every promise that is seen holds at the load"
+    )
     promises: tuple[PromiseSeen, ...]
     ttft_ms: Interval | None = Field(description="mean; null: not predicted")
     tpot_ms: Interval | None = Field(description="mean; null: not predicted, or outputs of one token")
