@@ -146,4 +146,4 @@ def _read(text: str, form: re.Pattern[str], field: str, example: str) -> float:
         raise InputError(f"{field}: {shown(text)} may be thousandths of a watt or millions", "write W, kW or MW")
     if found is None or value is None or value <= 0:
         raise InputError(f"{field}: {shown(text)} is not understood", f"write for example {example}")
-    return value * _UNITS.get((found["unit"] or "").casefold(), 1.0)
+    return round(value * _UNITS.get((found["unit"] or "").casefold(), 1.0), 6)  # 1.005 GHz are 1005 MHz

@@ -355,7 +355,8 @@ def with_release(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     if told := _VERSIONED.fullmatch(out["framework"]):
         out["framework"] = told[1]
         out["version"] = out.get("version") or told[2]
-        if told[2].removeprefix("v") not in out["version"] and not told[2].startswith(out["version"]):
+        behind, own = told[2].removeprefix("v"), out["version"].removeprefix("v")
+        if behind not in own and not f"{behind}.".startswith(f"{own}."):
             notes.append(f"version: {shown(out['version'])} is read, not {told[2]} behind the framework's name")
     return out
 

@@ -10,6 +10,7 @@ from costmodels.operations.layouts import DEGREES
 from planner.contract.words import folded, words
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue, Gpu
+from profiles.values import shown
 
 _COUNTED = tuple(
     re.compile(text, re.ASCII | re.IGNORECASE)
@@ -23,6 +24,8 @@ _COUNTED = tuple(
         r"(?P<gpu>.+?)\s*\(\s*[x\u00d7]?\s*(?P<n>[1-9]\d{0,3})\s*[x\u00d7]?\s*\)",
     )
 )
+_BARE = re.compile(r".*[:(]\s*(?P<n>\d+)\s*\)?", re.ASCII)
+"""A number that nothing says to be a count (``H100:8``, ``H100 (8)``)."""
 _NODES = re.compile(
     r"(?P<nodes>[1-9]\d{0,2})\s*(?:nodes?)?\s*[x\u00d7*(]\s*(?P<each>[1-9].*?)\)?", re.ASCII | re.IGNORECASE
 )
@@ -46,7 +49,7 @@ def gpu_named(text: str, catalogue: Catalogue) -> NamedGpu:
     with the machine that a campaign ran it on (``b200-nvd``).
 
     Raises:
-        as :meth:`Catalogue.find_gpu`.
+        as :meth:`Catalogue.find_gpu`; and InputError where a number may be one of GPUs or of gigabytes.
     """
     told = words().gpus.get(folded(text))
     if told is not None:
@@ -73,8 +76,21 @@ def _counted(text: str, catalogue: Catalogue) -> NamedGpu | None:
         for said in (text, _JOINED.sub("", text)):
             counted = pattern.fullmatch(said)
             if counted and (found := _known(counted["gpu"], catalogue)) is not None:
+                if _BARE.fullmatch(said):
+                    _check_no_memory(text, found.gpu, int(counted["n"]), catalogue)
                 return replace(found, count=int(counted["n"]))
     return None
+
+
+def _check_no_memory(text: str, gpu: Gpu, number: int, catalogue: Catalogue) -> None:
+    """Raises InputError where a number behind a GPU's name may as well be its gigabytes, or those of one of its kind."""
+    kind, _, _ = gpu.name.partition("-")
+    alike = [each for each in catalogue.gpus().values() if each.name.partition("-")[0] == kind]
+    if any(0.95 <= number / (each.memory_bytes / 2**30) <= 1.1 for each in alike):
+        raise InputError(
+            f"gpu: {shown(text)} may be {number} GPUs or gigabytes of one",
+            f"write {number}x{gpu.name}, or the GPU alone and how many in num_gpus",
+        )
 
 
 def _of_machine(text: str, catalogue: Catalogue) -> int | None:

@@ -61,7 +61,7 @@ _SPELLED = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _WAYS = re.compile(r"\b([1-9][0-9]{0,3})[\s-]?way[\s-]+(TEP|DEP|TP|PP|DP|EP)\b", re.ASCII | re.IGNORECASE)
-_NOT_SAID = re.compile(r"(?:TEP|DEP|TP|PP|DP|EP)[\s_=:-]*(?=$|[,;/+&|\s])", re.ASCII | re.IGNORECASE)
+_NOT_SAID = re.compile(r"(?:TEP|DEP|TP|PP|DP|EP)\s*[=:-]\s*(?=$|[,;/+&|\s])", re.ASCII | re.IGNORECASE)
 """A degree without its number (``EP=``), which says nothing."""
 _SINGLE = re.compile(r"none|no|single([\s_-]?gpu)?|1([\s-]?gpu)?", re.ASCII | re.IGNORECASE)
 _BETWEEN = re.compile(r"[\s,;/+&_|-]*", re.ASCII)
@@ -145,7 +145,7 @@ def _in_short(text: str) -> str:
 
 def _degrees(column: str, text: str, gpus: str | int | None) -> dict[str, str]:
     """The degrees that a cell tells: short (``TP4EP4``), in words (``tensor_parallel_size=4``, ``8-way TP``), or which
-    one it is that all ``gpus`` share (``TP``).
+    one it is that all ``gpus`` share (``TP``, ``DEP``, ``TP+EP``).
 
     Raises:
         InputError: it tells none, two of one kind, or something else beside them.
@@ -156,12 +156,18 @@ def _degrees(column: str, text: str, gpus: str | int | None) -> dict[str, str]:
         for name in _DEGREES_OF[word.casefold()]:
             if out.setdefault(name, count) != count:
                 raise InputError(f"{column}: {shown(text)} says two degrees of {name}", "give those of one engine")
-    if not out and (gpus or _SINGLE.fullmatch(text)):
-        own = said.strip().casefold()
-        return (
-            {own: str(gpus)} if gpus and own in ("tp", "pp", "dp") else {"tp": "1"} if _SINGLE.fullmatch(text) else {}
-        )
     way = "write those of one engine alone, as TP4 EP4 or DEP8"
+    if not out and _SINGLE.fullmatch(text):
+        return {"tp": "1"}
+    if not out and gpus:
+        parts = [part for part in re.split(r"[\s,;/+&|_=:-]+", said.casefold()) if part]
+        if not any(part in _DEGREES_OF for part in parts):
+            return {}
+        if all(part in _DEGREES_OF for part in parts):
+            out = {name: str(gpus) for part in parts for name in _DEGREES_OF[part]}
+        if len({"tp", "pp", "dp"} & out.keys()) == 1:  # of two nobody says how they share the GPUs
+            return out
+        out = {}
     if not out:
         raise InputError(f"{column}: {shown(text)} tells no degree", way)
     if not _BETWEEN.fullmatch(re.sub(_NOT_SAID, "", re.sub(_DEGREE, "", said))):

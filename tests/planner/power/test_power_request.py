@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from planner.contract.kind import EXAMPLES
+from planner.contract.quantities import as_mhz
 from planner.power.policy import NAMES
 from planner.power.request import parse_power_request
 from planner.power.row import row_of, row_without_load
@@ -277,3 +278,7 @@ def test_watts_may_be_words(fields: dict[str, Any]) -> None:
     for name in ("nameplate_watts", "other_watts"):
         words["servers"][0][name] = f"{fields['servers'][0][name]} W"
     assert parse_power_request(words) == parse_power_request(fields)
+
+
+def test_clocks_in_gigahertz_are_whole_megahertz() -> None:
+    assert [as_mhz(f"{mhz / 1000:.3f}GHz") for mhz in range(1000, 1100)] == list(range(1000, 1100))

@@ -7,7 +7,7 @@ import pytest
 
 from planner.serving.gpu_words import gpu_named
 from planner.serving.prediction_table import predict
-from profiles.errors import UnknownName
+from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, find_gpu
 
 RUN = {"model": "Qwen/Qwen3-32B", "framework": "vllm", "isl": "1024", "osl": "512", "concurrency": "32"}
@@ -45,6 +45,12 @@ def test_a_name_may_tell_of_several_gpus_or_of_their_machine(text: str, name: st
 @pytest.mark.parametrize("text", ["b200-nvd-foo", "8xH1000", "H100 x", "xH100", "0xH100"])
 def test_other_words_stay_unknown(text: str) -> None:
     with pytest.raises(UnknownName, match=text):
+        gpu_named(text, SHIPPED)
+
+
+@pytest.mark.parametrize("text", ["A100 (80)", "A100:40", "H200 (141)", "L4:24", "V100 (32)"])
+def test_a_number_that_may_be_gigabytes_is_no_count(text: str) -> None:
+    with pytest.raises(InputError, match="GPUs or gigabytes"):
         gpu_named(text, SHIPPED)
 
 

@@ -336,6 +336,8 @@ def test_a_measured_rate_beyond_what_an_engine_serves_is_that_of_a_full_one() ->
         ({"parallelism": "TP=8, EP="}, {"tp": "8"}),
         ({"parallelism": "Tensor Parallel", "num_gpus": "4"}, {"tp": "4"}),
         ({"parallelism": "TP", "gpu": "8xH100"}, {"tp": "8"}),
+        ({"parallelism": "DEP", "num_gpus": "8"}, {"dp": "8", "ep": "8"}),
+        ({"parallelism": "TP+EP", "num_gpus": "8"}, {"tp": "8", "ep": "8"}),
         ({"parallelism": "single GPU"}, {"tp": "1"}),
         ({"parallelism": "hybrid", "tp": "4"}, {"tp": "4"}),
         ({"seq_len": "1,024"}, {}),  # one length
@@ -358,11 +360,18 @@ def test_lengths_and_degrees_may_stand_in_one_cell(record: dict[str, str], meant
         ("TP4 x2", "has more than degrees"),
         ("distributed", "tells no degree"),
         ("8", "tells no degree"),
+        ("TP8 + EP", "has more than degrees"),
     ],
 )
 def test_degrees_of_more_than_one_engine_are_not_guessed(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         in_one_cell({"parallelism": text})
+
+
+@pytest.mark.parametrize("text", ["EP", "expert parallel", "TP + PP", "DP attention"])
+def test_words_that_do_not_say_how_all_gpus_are_shared_are_not_guessed(text: str) -> None:
+    with pytest.raises(InputError, match="tells no degree"):
+        in_one_cell({"parallelism": text, "num_gpus": "8"})
 
 
 @pytest.mark.parametrize(
@@ -398,6 +407,7 @@ def test_a_release_beside_another_in_the_frameworks_name_is_told() -> None:
     other = answered(VLLM | {"backend": "vLLM 0.11.0", "version": "0.9.1"})
     assert "version: '0.9.1' is read, not 0.11.0 behind the framework's name" in other["note"]
     assert "is read, not" not in answered(VLLM | {"backend": "vLLM 0.11.0", "version": "v0.11.0"})["note"]
+    assert "is read, not" not in answered(VLLM | {"backend": "vLLM v0.11.0", "version": "0.11"})["note"]
 
 
 @pytest.mark.parametrize(
