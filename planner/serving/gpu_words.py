@@ -83,7 +83,7 @@ def _counted(text: str, catalogue: Catalogue) -> NamedGpu | None:
 
 
 def _check_no_memory(text: str, gpu: Gpu, number: int, catalogue: Catalogue) -> None:
-    """Raises InputError where a number behind a GPU's name may as well be its gigabytes, or those of one of its kind."""
+    """Raises InputError where a number behind a GPU's name may be its gigabytes, or those of one of its kind."""
     kind, _, _ = gpu.name.partition("-")
     alike = [each for each in catalogue.gpus().values() if each.name.partition("-")[0] == kind]
     if any(0.95 <= number / (each.memory_bytes / 2**30) <= 1.1 for each in alike):
