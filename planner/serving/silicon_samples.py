@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 
 from planner.contract.words import folded
+from planner.serving.campaigns import campaigns
 from profiles.values import number
 
 DESCRIBED = "silicon_data_source"
@@ -20,9 +21,6 @@ DESCRIBED = "silicon_data_source"
 
 _OF_ITS_AUTHORS = "/Users/"
 """In it where NVIDIA measured; all others are quoted from InferenceX."""
-
-DRAWN = "0.8-1"
-"""Share of ``isl`` and ``osl`` from which on InferenceX's clients draw lengths."""
 
 _SCATTERED = "0.95-1"
 """Of NVIDIA's own runs under vLLM and TensorRT-LLM. Inferred from these runs: TTFT is 20 % off with it, 125 without."""
@@ -49,11 +47,10 @@ def as_sampled(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
 
 
 def _campaign(out: dict[str, str], said: str, notes: list[str]) -> None:
+    drawn = campaigns()["inferencex"].spread
     if _OF_ITS_AUTHORS not in said:
-        out["campaign"], drawn = "InferenceX", DRAWN
-    elif (number(out.get("isl", "")) or 1) % 1000 == 0:
-        drawn = DRAWN
-    else:
+        out["campaign"] = "InferenceX"
+    elif (number(out.get("isl", "")) or 1) % 1000:  # NVIDIA's of round lengths are drawn alike
         drawn = "" if folded(out.get("framework", "")).startswith("sgl") else _SCATTERED
     if drawn and not out.get("spread"):
         out["spread"] = drawn
