@@ -52,6 +52,11 @@ NOT_AFTER_LOSS = (
     "by formulas it carries the load then (holds_after_loss: what its simulation says)"
 )
 
+ONE_WAY_ALONE = (
+    "the time limit ended the search before it was told whether prefill and decode {way} are cheaper: "
+    "raise --time-limit"
+)
+
 MOST_MENDED = 6
 """Times that a fleet is looked for anew because its engines miss the promise after the worst loss."""
 
@@ -171,6 +176,7 @@ class _Modelled:
         best: tuple[Fleet, Settled] | None = None
         other: Answered | None = None
         refused: Infeasible | LimitReached | None = None
+        untold: list[str] = []
         for way in (aggregated_alone, apart):
             if self._request.disaggregation == ("always" if way is aggregated_alone else "never"):
                 continue
@@ -181,6 +187,8 @@ class _Modelled:
                 settled = self._settled(fleet, confirming, choosing)
             except (Infeasible, LimitReached) as error:
                 refused = refused or error
+                if isinstance(error, LimitReached):
+                    untold.append(ONE_WAY_ALONE.format(way="apart" if way is apart else "together"))
                 continue
             if best is None or is_better(settled.found, best[1].found):
                 other = None if best is None else best[1].found
@@ -190,7 +198,9 @@ class _Modelled:
         if best is None:
             assert refused is not None
             raise refused
-        return DecidedFleet(*best, confirming, models, other)
+        fleet, settled = best
+        settled = replace(settled, notes=(*settled.notes, *untold))
+        return DecidedFleet(fleet, settled, confirming, models, other)
 
     def _settled(self, fleet: Fleet, confirming: Confirming, deadline: Deadline) -> Settled:
         if self._request.simulation:
@@ -305,13 +315,13 @@ def is_better(found: Answered, other: Answered) -> bool:
 
 def _may_be_better(fleet: Fleet, found: Answered, deadline: Deadline) -> bool:
     """Whether ``fleet`` has a way to be cheaper than one that was found: engines in parts and the formulas' word first,
-    then whole engines."""
+    then whole engines. Raises LimitReached: no time was left to tell."""
     cost = found.answer.objective
     if cost is None or least_cost(fleet) + found.question.fixed_cost >= cost * (1 - TIE):
         return cost is None
     try:
         return is_better(solved(fleet, seconds=deadline.left / 2, brief=True), found)
-    except (Infeasible, LimitReached):
+    except Infeasible:
         return False
 
 

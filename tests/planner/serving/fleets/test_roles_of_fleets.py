@@ -17,11 +17,12 @@ from planner.replay.request import parse_simulation_request
 from planner.replay.scheduled import is_scheduled
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.document.schedules import check_schedule
+from planner.serving.fleets import planning
 from planner.serving.fleets.planning import _Modelled, plan_fleet
 from planner.serving.fleets.pooled import PooledRequests
 from planner.serving.fleets.request import parse_fleet_request
 from planner.serving.fleets.tails import rates_on
-from profiles.errors import InputError
+from profiles.errors import InputError, LimitReached
 
 FLEET: dict[str, Any] = {
     "cluster": {"name": "ours", "pools": [{"gpu": "H100", "gpus": 16}, {"gpu": "L40S", "gpus": 16}]},
@@ -230,3 +231,15 @@ def test_what_engines_miss_is_not_told_of_their_classes_and_breaks_the_promise_o
             told = None if gone[i] else whole.holds(service, i)
             assert part.holds(service, i) == told
             assert (part.latency("ttft", i) is None) == gone[i]
+
+
+def test_roles_that_there_was_no_time_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = parse_fleet_request({**FLEET, "simulation": False})
+    not_apart = planning.ONE_WAY_ALONE.format(way="apart")
+    assert not_apart not in plan_fleet(asked).provenance.notes
+
+    def late(*_: object) -> bool:
+        raise LimitReached("no time was left", "raise --time-limit")
+
+    monkeypatch.setattr(planning, "_may_be_better", late)
+    assert not_apart in plan_fleet(asked).provenance.notes
