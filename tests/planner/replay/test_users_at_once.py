@@ -30,7 +30,7 @@ from profiles.store import ProfileStore
 
 BURST = re.compile(r"TTFT is ([\d.]+) (s|ms) on average, p99 ([\d.]+) (s|ms)")
 USERS, ISL, OSL = 32, 1000, 200
-DENSE, EXPERTS = ("meta-llama/Llama-3.1-8B", "TP1"), ("Qwen/Qwen3-30B-A3B", "TP1 DP4 EP4")
+DENSE, EXPERTS = ("meta-llama/Llama-3.1-8B", "TP1"), ("Qwen/Qwen3-30B-A3B", "TP1 DP8 EP8")
 
 
 @pytest.mark.parametrize(
