@@ -1,10 +1,10 @@
-"""Figures that laboratories published, of engines that nothing here was fitted to, against what the shipped command says
-of them: ``python -m tests.benchmarks.published``.
+"""Figures that laboratories published, of engines that nothing here was fitted to, against what the shipped command
+says of them: ``python -m tests.benchmarks.published``.
 
-Each ``data/published_*.csv`` is one laboratory's, with its source and what was stated and inferred in the file's head; a
-row says no more of its engine than its publisher did. Scored by ``plan predict FILE --measured``. Nothing that ships is
-fitted to them, and nothing may be; words and defaults that were read wrongly have been mended where they showed it (the
-accuracy notes say which). Writes ``costmodels/evidence/published.json``.
+Each ``data/published_*.csv`` is one laboratory's, with its source and what was stated and inferred in the file's head;
+a row says no more of its engine than its publisher did. Scored by ``plan predict FILE --measured``. Nothing that ships
+is fitted to them, and nothing may be; words and defaults that were read wrongly have been mended where they showed it
+(the accuracy notes say which). Writes ``costmodels/evidence/published.json``.
 """
 
 from __future__ import annotations
