@@ -17,7 +17,8 @@ Engines = Annotated[
     str | None,
     typer.Option(
         metavar="SHAPE",
-        help="Several engines in place of one, or of a document: 2xTP4, or prefill=4xTP1,decode=1xTP4.",
+        help="Several engines in place of one, or of a document, as plans label them: 2xTP4, "
+        "prefill=4xTP1,decode=1xTP4, decode=1xTP1 DP16 EP16+32 low-latency two-batch.",
     ),
 ]
 
@@ -33,7 +34,7 @@ def document_of_shapes(
     """
     from api.cli.requests import described, with_files
     from planner.contract.documents import checked
-    from planner.imports.shapes import DEGREES, deployment_of_shapes
+    from planner.imports.shapes import DEGREES, IN_LABELS, deployment_of_shapes
     from planner.serving.configuration import EngineAsked
 
     for name in ("model", "gpu"):
@@ -42,6 +43,9 @@ def document_of_shapes(
     if twice := [name for name in DEGREES if name in asked]:
         option = "--" + twice[0].replace("_", "-")
         raise InputError(f"{option}: has no effect beside --engines", "write it into the shape: 2xTP4 PP2")
+    if twice := [name for name in IN_LABELS if asked.get(name) is not None]:
+        way = "write it into the shape: prefill=1xTP1 DP16 EP16,decode=1xTP1 DP16 EP16+32 low-latency two-batch"
+        raise InputError(f"--{twice[0]}: has no effect beside --engines", way)
     catalogue = described(profiles)
     fields = with_files({name: asked[name] for name in EngineAsked.model_fields if name in asked}, Path(), catalogue)
     return deployment_of_shapes(text, checked(EngineAsked, fields, "request", catalogue), catalogue)

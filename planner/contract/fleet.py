@@ -202,7 +202,8 @@ class SupplyBound(Document):
     used_gpus: float
     limit_gpus: float
     usd_per_hour_of_one_more: float | None = Field(
-        description="what one more GPU of it would save, its price paid; null: the objective is gpus"
+        description="what one more GPU of it would save, its price paid; null: the objective is gpus, or no time was "
+        "left to tell"
     )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from costmodels.operations.layouts import Layouts
+from costmodels.serving.closed_loop.client import closed_loop_answers
+from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.steady.disaggregated import decoding, front_end, prefill_steps, prefilling, work_us
 from costmodels.serving.steady.steady_state import steady_state
 from planner.contract.engine import Limits
+from planner.serving.confirmation.simulated_engine import cache_tokens
 from planner.serving.operating_points import CONCURRENCIES, GRID, IDLE, Job
 
 FULL = 0.99
@@ -45,15 +50,21 @@ def decode_tpot_us(job: Job, layouts: Layouts, rate_rps: float) -> float:
 
 
 def front_end_of_users(job: Job, layouts: Layouts, limits: Limits, users: float) -> float:
-    """The same where so many users at once ask an engine (``layouts`` of length 1), each again when it is answered: by
-    the time per token where the formulas have about as many requests in flight."""
-    served, shape, ranks = job.served, job.shape, layouts.dp
-    tried = CONCURRENCIES[limits.max_sequences >= CONCURRENCIES]
-    many = layouts.take(np.zeros(len(tried), np.int64))
-    steady = steady_state(served, shape, many, np.full(len(tried), limits.max_tokens_per_step), tried)
-    there = np.where(steady.stable, steady.rate_rps.value * steady.e2e_us.value / 1e6, np.inf)
-    at = max(int(np.searchsorted(there, users, side="right")) - 1, 0)
-    tpot_us = steady.tpot_us.value[at : at + 1] if shape.osl > 1 else np.zeros(1)
-    polled = served.framework.scheduler.polling > 1
-    isl, asking = np.array([float(shape.isl)]), np.array([users])
-    return float(served.calibration.front_us(isl, asking, tpot_us, ranks, float(shape.osl), polled)[0])
+    """The same where so many users at once ask an engine (``layouts`` of length 1), each again when it is answered: as
+    a prediction of that closed loop has it."""
+    work, policy, ranks = job.workload, job.served.framework.scheduler, layouts.dp
+    low, high = work.spread or ((1.0, 1.0) if work.recorded is None else (0.0, 2.0))
+    held = cache_tokens(job, layouts, limits) / float(policy.held_tokens(work.mean_isl, work.mean_osl))
+    load = Load.of(
+        np.maximum(np.rint([users]), 1).astype(np.int64),
+        np.maximum(np.rint([work.isl * high]), 1).astype(np.int64),
+        np.maximum(np.rint([work.osl * high]), 1).astype(np.int64),
+        np.array([limits.max_tokens_per_step]),
+        max(min(int(held), limits.max_sequences), 1) * ranks,
+        low / high,
+        work.prefix_hit,
+    )
+    polled = policy.polling if policy.polling > 1 else 0
+    load = replace(load, gate=replace(load.gate, steps=np.array([float(polled)]), free_running=np.array([True])))
+    answers = closed_loop_answers(job.served, layouts, load, work.routing, job.shape.drafting)
+    return float(answers.ttft_parts["front end"][0])

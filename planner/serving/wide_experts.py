@@ -26,7 +26,7 @@ ROLES: dict[str, Role] = {
     "prefill": "prefill",
     "decode": "decode",
 }
-_OVERLAP_WORDS = {"dual_batch": "two_batch", "dbo": "two_batch", "tbo": "two_batch", "sbo": "single_batch"}
+OVERLAP_WORDS = {"dual_batch": "two_batch", "dbo": "two_batch", "tbo": "two_batch", "sbo": "single_batch"}
 _BALANCE_WORDS = {"on": "static", "true": "static", "false": "off", "no": "off", "balanced": "perfect"}
 TRIED_COPIES = 4
 """Copies per GPU up to which the nearest redundancy that works is looked for."""
@@ -76,7 +76,7 @@ def wide_asked(record: Mapping[str, str]) -> WideAsked:
         ROLES[role or "aggregated"],
         exchange_word(given["exchange"]) if "exchange" in given else None,
         _number("redundant", given["redundant"], 0) if "redundant" in given else None,
-        word("overlap", OVERLAPS, _OVERLAP_WORDS),
+        word("overlap", OVERLAPS, OVERLAP_WORDS),
         word("eplb", BALANCES, _BALANCE_WORDS),
         _number("dispatch_tokens", given["dispatch_tokens"], 1) if "dispatch_tokens" in given else None,
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, RowPower, SupplyBound, SurviveAsked
 from planner.serving.fleets.current import last_step
-from planner.serving.fleets.decision import Answered, Fleet, solved
+from planner.serving.fleets.decision import OF_TIME, Answered, Fleet, solved
 from planner.serving.fleets.money import usd_per_hour
 from planner.solving.mix.carrying import ENOUGH, Carrying
 from planner.solving.mix.clock import Deadline
@@ -38,6 +38,8 @@ MOST_TRIED = 3
 MOST_WITHOUT = 3
 """Kinds of engine that fleets are planned without."""
 
+NOT_TOLD = "the time limit ended the search before it was told what these cost or save: {what}: raise --time-limit"
+
 
 @dataclass(frozen=True)
 class Comparisons:
@@ -54,6 +56,12 @@ class Comparisons:
     legal: int = 0
     points: int = 0
     points_within: int = 0
+    untold: tuple[str, ...] = ()  # what no time was left to tell
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is said of these comparisons beside them."""
+        return (NOT_TOLD.format(what="; ".join(self.untold)),) if self.untold else ()
 
 
 def engine_words() -> str:
@@ -66,19 +74,21 @@ def compare(
     """All comparisons that the ``deadline`` leaves time for, what binds first; in a fleet of several steps the rest is
     told by its mean. ``tail``: the question without what percentiles ask to be left free, None where nothing is;
     ``other``: the fleet that was found where prefill and decode are apart, or together: whichever this is not."""
-    supplies, rows = _supplies(found, deadline), _rows(found, deadline)
+    untold: list[str] = []
+    supplies, rows = _supplies(found, deadline, untold), _rows(found, deadline, untold)
     bound = [supply.pool for supply in supplies]
     binding = "offered rate" + (f"; GPUs of pool {' and pool '.join(bound)}" if bound else "")
     tight = [row.row for row in rows if row.usd_per_hour_of_one_kw_more is not None]
     binding += f"; power budget of {' and '.join(tight)}" if tight else ""
     return Comparisons(
         compared=(*_compared(found, deadline), *([] if other is None else [_otherwise(found, other)])),
-        demands=tuple(_demands(found, deadline, tail)),
+        demands=tuple(_demands(found, deadline, tail, untold)),
         supplies=tuple(supplies),
         rows=tuple(rows),
-        cost_by_rate=tuple(_by_rate(found, deadline)),
+        cost_by_rate=tuple(_by_rate(found, deadline, untold)),
         binding=binding,
         engine=engine_words(),
+        untold=tuple(untold),
     )
 
 
@@ -280,8 +290,9 @@ def _hour_by_hour(found: Answered, deadline: Deadline) -> FleetCompared:
     )  # fmt: skip
 
 
-def _by_rate(found: Answered, deadline: Deadline) -> list[CostAtRate]:
-    """The cost of the same requests at other rates, of the best fleet and of each GPU type alone."""
+def _by_rate(found: Answered, deadline: Deadline, untold: list[str]) -> list[CostAtRate]:
+    """The cost of the same requests at other rates, of the best fleet and of each GPU type alone, as far as time goes;
+    the rates that it does not reach are ``untold``."""
     fleet, question, rows = found.fleet, found.question, []
     gpus = [fleet.offers[v.offer].pool.gpu for v in fleet.chosen.variants]
     types = list(dict.fromkeys(gpus))
@@ -297,21 +308,25 @@ def _by_rate(found: Answered, deadline: Deadline) -> list[CostAtRate]:
             return None
         asked = replace(question, work=[work])
         answer = _near(found, asked, seconds=EACH * deadline.left, gap=1e-3)
-        if answer is None or answer.engines is None:
+        if answer is None or answer.status == "time_limit":
+            raise LimitReached("no time was left", OF_TIME)
+        if answer.engines is None:
             return None
         return usd_per_hour(replace(found, question=asked, answer=answer))
 
     for factor in RATES:
-        mine = usd_per_hour(found) if factor == 1 else usd(factor, None)
-        alone = {gpu: cost for gpu in types if (cost := usd(factor, gpu)) is not None}
-        if deadline.left <= 0:
-            return []
+        try:
+            mine = usd_per_hour(found) if factor == 1 else usd(factor, None)
+            alone = {gpu: cost for gpu in types if (cost := usd(factor, gpu)) is not None}
+        except LimitReached:
+            untold += [f"{rate * other:.4g} requests a second" for other in RATES if other >= factor]
+            break
         rows.append(CostAtRate(rate_rps=rate * factor, usd_per_hour=mine, alone=alone))
     return rows
 
 
-def _demands(found: Answered, deadline: Deadline, tail: MixQuestion | None) -> list[DemandPriced]:
-    """The programme without each of its demands."""
+def _demands(found: Answered, deadline: Deadline, tail: MixQuestion | None, untold: list[str]) -> list[DemandPriced]:
+    """The programme without each of its demands, but for those of which there is no time to tell: ``untold``."""
     fleet, request, rows = found.fleet, found.fleet.request, []
     ours, gpus = _cost(found), found.fleet.request.objective == "gpus"
 
@@ -325,13 +340,18 @@ def _demands(found: Answered, deadline: Deadline, tail: MixQuestion | None) -> l
         try:
             left = EACH * deadline.left
             other = solved(fleet, seconds=left, like=found, brief=True, **changes)  # type: ignore[arg-type]
-        except (Infeasible, LimitReached):
+        except LimitReached:
+            untold.append(name)
+        except Infeasible:
             return
-        priced(name, other)
+        else:
+            priced(name, other)
 
     def changed(name: str, question: MixQuestion) -> None:
         answer = _near(found, question, seconds=EACH * deadline.left, gap=1e-4)
-        if answer is not None and answer.objective is not None:
+        if answer is None or answer.status == "time_limit":
+            untold.append(name)
+        elif answer.objective is not None:
             priced(name, replace(found, question=question, answer=answer))
 
     if request.route_by == "isl":
@@ -361,8 +381,9 @@ def _is_spot(fleet: Fleet, block: Block) -> bool:
     return any(offer.supply == "spot" and offer.name == block.name for offer in fleet.offers)
 
 
-def _supplies(found: Answered, deadline: Deadline) -> list[SupplyBound]:
-    """Blocks that are used up, and what one GPU more of each saves."""
+def _supplies(found: Answered, deadline: Deadline, untold: list[str]) -> list[SupplyBound]:
+    """Blocks that are used up, and what one GPU more of each saves, but for those of which there is no time to tell:
+    ``untold``."""
     question, engines, ours = found.question, found.answer.engines, _cost(found)
     assert engines is not None
     rows, gpus, offers = [], found.fleet.request.objective == "gpus", found.fleet.offers
@@ -380,12 +401,15 @@ def _supplies(found: Answered, deadline: Deadline) -> list[SupplyBound]:
         answer = None if gpus else _near(found, replace(question, blocks=wider), EACH * deadline.left, 1e-4)
         less = None if answer is None else answer.objective
         saved = None if less is None else max((ours - less) / more - paid, 0.0)
+        if less is None and not gpus:
+            untold.append(f"a GPU more of pool {block.name}")
         rows.append(SupplyBound(pool=block.name, used_gpus=used, limit_gpus=block.most, usd_per_hour_of_one_more=saved))
     return rows
 
 
-def _rows(found: Answered, deadline: Deadline) -> list[RowPower]:
-    """Budgets of power, what is drawn of each, and what one kW more of those that are used up saves."""
+def _rows(found: Answered, deadline: Deadline, untold: list[str]) -> list[RowPower]:
+    """Budgets of power, what is drawn of each, and what one kW more of those that are used up saves, but for those of
+    which there is no time to tell: ``untold``."""
     question, engines, ours = found.question, found.answer.engines, _cost(found)
     assert engines is not None
     rows, gpus = [], found.fleet.request.objective == "gpus"
@@ -398,6 +422,8 @@ def _rows(found: Answered, deadline: Deadline) -> list[RowPower]:
             answer = None if gpus else _near(found, replace(question, blocks=wider), EACH * deadline.left, 1e-4)
             less = None if answer is None else answer.objective
             saved = None if less is None else max(ours - less, 0.0)
+            if less is None and not gpus:
+                untold.append(f"a kW more of {block.name}")
         name = block.name.removeprefix("row ")
         rows.append(RowPower(row=name, watts=used, budget_watts=block.most, usd_per_hour_of_one_kw_more=saved))
     return rows

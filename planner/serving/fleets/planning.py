@@ -90,7 +90,13 @@ def plan_fleet(
         tell("comparing with other fleets")
         comparisons = compare(found, deadline)
         return validated(
-            document(found, TableDescribed(), comparisons, _of_tables(unmatched(request, fleet.cluster))), parse_plan
+            document(
+                found,
+                TableDescribed(),
+                comparisons,
+                _of_tables((*unmatched(request, fleet.cluster), *comparisons.notes)),
+            ),
+            parse_plan,
         )
     alone = one_load(request)
     if alone is not None:
@@ -175,8 +181,7 @@ class _Modelled:
         self._tell(Step("choosing engines", CARRIED))
         best: tuple[Fleet, Settled] | None = None
         other: Answered | None = None
-        refused: Infeasible | LimitReached | None = None
-        untold: list[str] = []
+        refused: dict[str, Infeasible | LimitReached] = {}
         for way in (aggregated_alone, apart):
             if self._request.disaggregation == ("always" if way is aggregated_alone else "never"):
                 continue
@@ -186,9 +191,7 @@ class _Modelled:
                     continue
                 settled = self._settled(fleet, confirming, choosing)
             except (Infeasible, LimitReached) as error:
-                refused = refused or error
-                if isinstance(error, LimitReached):
-                    untold.append(ONE_WAY_ALONE.format(way="apart" if way is apart else "together"))
+                refused["apart" if way is apart else "together"] = error
                 continue
             if best is None or is_better(settled.found, best[1].found):
                 other = None if best is None else best[1].found
@@ -196,9 +199,9 @@ class _Modelled:
             else:
                 other = settled.found
         if best is None:
-            assert refused is not None
-            raise refused
+            raise _refused(refused)
         fleet, settled = best
+        untold = [ONE_WAY_ALONE.format(way=way) for way, why in refused.items() if isinstance(why, LimitReached)]
         settled = replace(settled, notes=(*settled.notes, *untold))
         return DecidedFleet(fleet, settled, confirming, models, other)
 
@@ -253,6 +256,7 @@ class _Modelled:
         assert self.deadline is not None
         comparisons = compare(found, self.deadline, confirming.without_tails(settled), decided.other)
         after = after_worst_loss(found, confirming, limits) if self._request.simulation else None
+        settled = replace(settled, notes=(*settled.notes, *comparisons.notes))
         described = ModelDescribed(settled, engines, models, after)
         return validated(
             document(found, described, self._counted(comparisons), self._provenance(fleet, settled, models)), parse_plan
@@ -305,6 +309,17 @@ class _Modelled:
                 cost.store, self._measured, gpus, cost.version, list(dict.fromkeys((*settled.notes, *notes, *prices)))
             )
         )
+
+
+def _refused(ways: Mapping[str, Infeasible | LimitReached]) -> Infeasible | LimitReached:
+    """What is said where no way to serve was found, of prefill and decode together and apart: that time ended, where
+    it ended the search of one, whatever is known of the other."""
+    first, *others = ways.values()
+    late = next((why for why in ways.values() if isinstance(why, LimitReached)), None)
+    if late is None or not others or all(isinstance(why, LimitReached) for why in ways.values()):
+        return first
+    said = [f"prefill and decode {way}: {why.message.removeprefix('fleet: ')}" for way, why in ways.items()]
+    return LimitReached(f"fleet: {'; '.join(said)}", late.hint)
 
 
 def is_better(found: Answered, other: Answered) -> bool:

@@ -43,11 +43,66 @@ def test_what_is_not_understood_is_refused_with_an_example(text: str) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["TP1 DP56 EP56+24", "TP1 DP16 EP16 low-latency", "2xTP1 DP16 EP16 two-batch"])
-def test_what_a_name_says_of_experts_beside_degrees_is_asked_elsewhere(text: str) -> None:
-    with pytest.raises(InputError, match="is no degree") as caught:
-        parse_shapes(text)
-    assert "--redundant, --exchange and --overlap" in str(caught.value.hint)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("TP1 DP56 EP56+24", {"redundant": 24}),
+        ("TP1 DP16 EP16 low-latency", {"exchange": "low_latency"}),
+        (
+            "2xTP1DP16EP16+32 low-latency two-batch",
+            {"redundant": 32, "exchange": "low_latency", "overlap": "two_batch"},
+        ),
+        ("TP1 DP16 EP16 NVLink one-sided", {"exchange": "nvlink_one_sided"}),
+        ("TP1-DP16-EP16-high_throughput-tbo", {"exchange": "high_throughput", "overlap": "two_batch"}),
+        ("TP1 DP16 EP16 redundant=32 exchange=none", {"redundant": 32, "exchange": "none"}),
+    ],
+)
+def test_a_label_says_its_experts_too(text: str, said: dict[str, Any]) -> None:
+    (shape,) = parse_shapes(text)
+    assert shape.experts == said
+
+
+WIDE = EngineAsked(model="deepseek-ai/DeepSeek-R1", gpu="H200", framework="sglang")
+
+
+def test_labels_of_wide_engines_are_read_back() -> None:
+    text = "prefill=1xTP1 DP16 EP16 high-throughput,decode=2xTP1 DP16 EP16+32 low-latency two-batch"
+    document = deployment_of_shapes(text, WIDE)
+    labels = [group.layout.label for group in document.engines]
+    assert labels == ["TP1 DP16 EP16 high-throughput", "TP1 DP16 EP16+32 low-latency two-batch"]
+    again = deployment_of_shapes(f"prefill=1x{labels[0]},decode=2x{labels[1]}", WIDE)
+    assert [group.layout for group in again.engines] == [group.layout for group in document.engines]
+
+
+def test_what_a_label_does_not_say_of_experts_is_taken_as_a_prediction_takes_it_and_told() -> None:
+    document = deployment_of_shapes("1xTP1 DP16 EP16", WIDE.model_copy(update={"gpu": "GB200", "framework": "trtllm"}))
+    assert document.engines[0].layout.exchange == "nvlink_one_sided"
+    assert "not given, so: exchange=nvlink_one_sided" in document.provenance.notes[0]
+
+
+def test_a_low_latency_engine_holds_no_more_sequences_than_its_buffers() -> None:
+    text = "prefill=1xTP1 DP16 EP16,decode=1xTP1 DP16 EP16"
+    decode = deployment_of_shapes(text, WIDE).engines[1]
+    assert (decode.limits.max_sequences, decode.layout.dispatch_tokens) == (128, 128)
+    asked = deployment_of_shapes(text, WIDE.model_copy(update={"max_num_seqs": 200})).engines[1]
+    assert (asked.limits.max_sequences, asked.layout.dispatch_tokens) == (200, 256)
+    with pytest.raises(InputError, match="max_num_seqs: 200 sequences are more than the 128 tokens") as caught:
+        deployment_of_shapes(text, WIDE.model_copy(update={"max_num_seqs": 200, "dispatch_tokens": 128}))
+    assert "lower it to 128" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "why", "hint"),
+    [
+        ("1xTP1 DP72 EP72+10", "redundant: 256 experts and 10 copies do not divide by ep 72", "redundant=32"),
+        ("1xTP1 DP16 EP16 low-latency", "exchange: low_latency", "role=decode"),
+        ("1xTP8 two-batch", "no GPUs share out the experts", "leave overlap out"),
+    ],
+)
+def test_what_experts_cannot_be_is_refused_with_the_way_out(text: str, why: str, hint: str) -> None:
+    with pytest.raises(InputError, match=why) as caught:
+        deployment_of_shapes(text, WIDE)
+    assert hint in str(caught.value.hint)
 
 
 def test_the_deployment_is_a_document_like_any_other() -> None:

@@ -23,20 +23,34 @@ from planner.replay.report import Sending, simulate_plan
 from planner.replay.request import SimulationRequest
 from planner.replay.running import Running
 from planner.serving.configuration import EngineAsked
+from planner.serving.layouts import degrees_of
 from planner.serving.operating_points import served_on
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 
 BURST = re.compile(r"TTFT is ([\d.]+) (s|ms) on average, p99 ([\d.]+) (s|ms)")
-MODEL, USERS, ISL, OSL = "meta-llama/Llama-3.1-8B", 32, 1000, 200
+USERS, ISL, OSL = 32, 1000, 200
+DENSE, EXPERTS = ("meta-llama/Llama-3.1-8B", "TP1"), ("Qwen/Qwen3-30B-A3B", "TP1 DP8 EP8")
 
 
-@pytest.mark.parametrize(("framework", "shortest"), [("vllm", 1.0), ("vllm", 0.8), ("sglang", 0.8), ("trtllm", 0.2)])
-def test_users_at_once_wait_as_long_as_predicted(bare: ProfileStore, framework: str, shortest: float) -> None:
+@pytest.mark.parametrize(
+    ("framework", "shortest", "engine"),
+    [
+        ("vllm", 1.0, DENSE),
+        ("vllm", 0.8, DENSE),
+        ("sglang", 0.8, DENSE),
+        ("trtllm", 0.2, DENSE),
+        ("trtllm", 1.0, EXPERTS),
+    ],
+)
+def test_users_at_once_wait_as_long_as_predicted(
+    bare: ProfileStore, framework: str, shortest: float, engine: tuple[str, str]
+) -> None:
     """The same front end, and the burst that benchmarks count."""
     spread = "" if shortest == 1 else f",spread={shortest}-1"
-    asked: dict[str, Any] = {"model": MODEL, "gpu": "H100-SXM", "framework": framework}
-    document = deployment_of_shapes("1xTP1", EngineAsked(**asked))
+    model, shape = find_architecture(engine[0]), engine[1]
+    asked: dict[str, Any] = {"model": model.name, "gpu": "H100-SXM", "framework": framework}
+    document = deployment_of_shapes(f"1x{shape}", EngineAsked(**asked))
     request = SimulationRequest(plan=document, workload=f"isl={ISL},osl={OSL},concurrency={USERS}{spread}")
     load, source = requested_load(request)
     running = replace(Running.of(document, request.workload), users=request.users)
@@ -44,14 +58,16 @@ def test_users_at_once_wait_as_long_as_predicted(bare: ProfileStore, framework: 
 
     limits = document.engines[0].limits
     served = served_on(
-        parse_cluster("1xH100").pools[0],
-        find_architecture(MODEL),
-        choose_precision(find_architecture(MODEL)),
+        parse_cluster("8xH100").pools[0],
+        model,
+        choose_precision(model),
         find_framework(framework),
         CostModel(find_gpu("H100-SXM"), framework, bare),
     )
-    one = [np.array([value]) for value in (USERS, ISL, OSL, limits.max_tokens_per_step, limits.max_sequences)]
-    said = closed_loop_answers(served, Layouts.of([(1, 1, 1, 1, 1)]), Load.of(*one, shortest=shortest), "balanced")
+    layouts = Layouts.of([degrees_of(document.engines[0].layout)])
+    held = limits.max_sequences * int(layouts.dp[0])
+    one = [np.array([value]) for value in (USERS, ISL, OSL, limits.max_tokens_per_step, held)]
+    said = closed_loop_answers(served, layouts, Load.of(*one, shortest=shortest), running.workload.routing)
 
     assert report.ttft_ms is not None
     assert report.tpot_ms is not None

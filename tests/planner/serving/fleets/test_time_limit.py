@@ -16,7 +16,7 @@ from planner.serving.fleets.request import parse_fleet_request
 from planner.solving.mix import clock
 from planner.solving.mix.question import Block, Kinds, MixQuestion, Survive
 from planner.solving.mix.solve import MixAnswer, solve_mix
-from profiles.errors import LimitReached
+from profiles.errors import Infeasible, LimitReached
 
 SHORT, LONG = {"isl": 500, "osl": 100}, {"isl": 4000, "osl": 200}
 STEPS = [
@@ -109,6 +109,52 @@ def test_what_there_was_no_time_to_compare_with_is_told_as_such(monkeypatch: pyt
     assert plan.proof.fleet is not None
     assert plan.proof.fleet.compared
     assert all(each.usd_per_hour is None and "no time" in (each.reason or "") for each in plan.proof.fleet.compared)
+    assert not plan.proof.fleet.demands
+    assert not plan.proof.fleet.cost_by_rate
+    (told,) = (note for note in plan.provenance.notes if "cost or save" in note)
+    assert "routing by prompt length alone" in told
+
+
+def test_rates_that_time_does_not_reach_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rate too many made all of them vanish."""
+    found = timed(monkeypatch, greed=0.0)
+    asked = {**read_fleet(EXAMPLE), "time_limit_s": 60}
+    whole = plan_fleet(parse_fleet_request(asked))
+    assert whole.proof.fleet is not None
+    assert len(whole.proof.fleet.cost_by_rate) == len(comparisons.RATES)
+    last = len(found.asked) - 2  # the highest rate is not asked about whole
+    found.asked.clear()
+
+    def ended(question: MixQuestion, **others: Any) -> MixAnswer:
+        answer = found.solve_mix(question, **others)
+        return answer if len(found.asked) < last else replace(answer, engines=None, status="time_limit", objective=None)
+
+    monkeypatch.setattr(comparisons, "solve_mix", ended)
+    part = plan_fleet(parse_fleet_request(asked))
+    assert part.proof.fleet is not None
+    assert part.proof.fleet.cost_by_rate == whole.proof.fleet.cost_by_rate[:-1]
+    highest = whole.proof.fleet.cost_by_rate[-1].rate_rps
+    assert any(f"{highest:.4g} requests a second" in note for note in part.provenance.notes)
+
+
+@pytest.mark.parametrize("infeasible", ["aggregated_alone", "apart"])
+def test_one_way_that_cannot_be_and_one_that_time_ended_is_not_said_to_be_infeasible(
+    monkeypatch: pytest.MonkeyPatch, infeasible: str
+) -> None:
+    """Exit 3 was said, though nobody knows."""
+
+    def never(*_: Any) -> Any:
+        raise Infeasible("fleet: GPUs of the pools bind", "offer more", binding="supply")
+
+    def late(*_: Any) -> Any:
+        raise LimitReached("fleet: no fleet was found in the 1 s that the time limit leaves for it", decision.OF_TIME)
+
+    for way in ("aggregated_alone", "apart"):
+        monkeypatch.setattr(planning, way, never if way == infeasible else late)
+    with pytest.raises(LimitReached, match=r"prefill and decode together: .*; prefill and decode apart: ") as caught:
+        plan_fleet(parse_fleet_request({**FLEET, "time_limit_s": 5}))
+    assert "GPUs of the pools bind" in caught.value.message
+    assert "--time-limit" in caught.value.hint
 
 
 def test_what_time_does_not_tell_is_not_made_up() -> None:
