@@ -22,6 +22,7 @@ from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.campaigns import COLD, CampaignEngine, as_started
+from planner.serving.containers import VERSIONED, with_container
 from planner.serving.dates import day_or_as_it_is, day_stamped
 from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.harness_words import THOUSANDS, in_our_terms
@@ -119,12 +120,14 @@ def asked_row(
     find_model: FindModel,
     find_workload: FindWorkload,
     catalogue: Catalogue,
+    notes: list[str],
 ) -> AskedRow:
+    """``record``: a row's cells by our columns; ``notes``: what was taken for what before."""
     for name in ("model", "gpu"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
-    notes: list[str] = []
-    if not record["framework"]:
+    record = with_container(record, notes)
+    if not record.get("framework"):
         record = {**record, "framework": FRAMEWORK}
         notes.append(f"framework is blank: {FRAMEWORK} is taken")
     _check_one_engine(record)
@@ -360,8 +363,6 @@ _CONTAINER = re.compile(r"(?:\S*:)?(?:20)?(2[3-9])\.(0[1-9]|1[0-2])(?:[-.]\S*)?"
 _TELLING = re.compile(r"block|cache|kv|only|weight|w\d+a16", re.ASCII | re.IGNORECASE)
 """In remarks on a precision that make it another one (``INT8 (weight-only)``)."""
 
-_VERSIONED = re.compile(r"(.*?[a-z])[\s_:=-]+(v?\d+\.\d+\S*)", re.ASCII | re.IGNORECASE)
-
 
 def with_release(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     """``record`` with the release that stands behind the framework's name (``vLLM v0.11.0``) where no column says it,
@@ -369,7 +370,7 @@ def with_release(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     others. Adds to ``notes`` where both say another."""
     remarked = {name: text for name in ("framework", "precision") if (text := record.get(name))}
     out = dict(record) | {name: re.sub(_REMARK, _heard, text).strip() or text for name, text in remarked.items()}
-    if told := _VERSIONED.fullmatch(out["framework"]):
+    if told := VERSIONED.fullmatch(out["framework"]):
         out["framework"] = told[1]
         out["version"] = out.get("version") or told[2]
         behind, own = told[2].removeprefix("v"), out["version"].removeprefix("v")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from command import Runner, complaint
 
-from api.cli.views.prediction_row import show_row
+from api.cli.views.prediction_row import explained, show_row
 from planner.serving import prediction_table as predicting
 
 HEADER = "model,gpu,framework,tp,isl,osl,concurrency"
@@ -145,3 +145,13 @@ def test_intervals_are_written_as_in_a_plan(capsys: pytest.CaptureFixture[str]) 
     }
     show_row(pd.Series({**row, **rest}))
     assert "52.6–225 ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("framework", ["vLLM v0.11.0", "vLLM (V1)", "vllm@2025-11", "vllm"])
+def test_what_times_rest_on_is_told_of_frameworks_as_people_write_them(
+    capsys: pytest.CaptureFixture[str], framework: str
+) -> None:
+    parts = {"step_ms_by_part": "", "tpot_ms_by_part": "gemm 1", "ttft_ms_by_part": "front end 2"}
+    row = {"framework": framework, "release": "0.11.0", "gpu": "H100", "how": "forest"}
+    explained(pd.Series(parts | row))
+    assert "measured runs of the" in capsys.readouterr().out

@@ -48,12 +48,13 @@ def compare(name: str) -> None:
     measured = [column for column in MEASURED if column in rows]
     cards = {}
     for column in measured:
-        values = [answer[each].astype(float).to_numpy() for each in (column, *_ends(column))]
-        cards[column] = card(rows[column].astype(float).to_numpy(), *values)
+        there = (rows[column] != "").to_numpy()
+        values = [answer.loc[there, each].astype(float).to_numpy() for each in (column, *_ends(column))]
+        cards[column] = card(rows.loc[there, column].astype(float).to_numpy(), *values)
         print(f"{name:12} {column:30}", cards[column])
     points = [
         {each: row[each] for each in SHOWN}
-        | {each: [float(rows[each][i]), round(float(answer[each].iloc[i]), 3)] for each in measured}
+        | {each: [float(rows[each][i]), round(float(answer[each].iloc[i]), 3)] for each in measured if rows[each][i]}
         for i, row in rows.iterrows()
     ]
     own = {framework: said["errors"] for framework, said in calibrate(rows).said().items()}

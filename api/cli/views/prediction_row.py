@@ -19,6 +19,7 @@ def explained(row: pd.Series, stores: Sequence[Path] = ()) -> None:
     with one role, what is hidden counts against it."""
     from costmodels.serving.frameworks.framework import find_framework
     from costmodels.serving.frameworks.own_calibration import calibration_in
+    from planner.serving.asked_rows import with_release
 
     with page() as out:
         for column, title in (
@@ -34,7 +35,8 @@ def explained(row: pd.Series, stores: Sequence[Path] = ()) -> None:
                 name, _, ms = part.rpartition(" ")
                 rows.add_row(name, ms)
             indented(out, rows)
-        framework = find_framework(f"{row['framework'].partition('@')[0]}@{row['release']}")
+        name = with_release({"framework": row["framework"]}, [])["framework"].partition("@")[0]  # as the row was read
+        framework = find_framework(f"{name}@{row['release']}")
         fitted = calibration_in(stores, framework.name) or framework.fitted
         heading(out, "What it rests on")
         bullet(out, f"kernels and exchanges: {row['how'] or 'measured and modelled rows'}")
