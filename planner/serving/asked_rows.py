@@ -22,12 +22,13 @@ from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.campaigns import COLD, CampaignEngine, as_started
+from planner.serving.containers import VERSIONED, with_container
 from planner.serving.dates import day_or_as_it_is, day_stamped
 from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.harness_words import THOUSANDS, in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
-from planner.serving.wide_experts import EngineMachines, WideAsked, kin_told, wide_asked, with_experts
+from planner.serving.wide_experts import ROLES, EngineMachines, WideAsked, kin_told, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric
 from profiles.values import number, shown, whole
@@ -119,18 +120,21 @@ def asked_row(
     find_model: FindModel,
     find_workload: FindWorkload,
     catalogue: Catalogue,
+    notes: list[str],
 ) -> AskedRow:
+    """``record``: a row's cells by our columns; ``notes``: what was taken for what before."""
     for name in ("model", "gpu"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
-    notes: list[str] = []
-    if not record["framework"]:
+    record = with_container(record, notes)
+    if not record.get("framework"):
         record = {**record, "framework": FRAMEWORK}
         notes.append(f"framework is blank: {FRAMEWORK} is taken")
     _check_one_engine(record)
     record = in_our_terms(with_release(record, notes), notes)
     framework = find_framework(release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
+    record = framework.with_switches(_of_its_role(record))
     head = record.get("draft_model", "")
     named = f"{record['model']}{BESIDE}{head}" if head else record["model"]
     model = find_model(record["model"], head)
@@ -255,6 +259,22 @@ def _check_one_engine(record: Mapping[str, str]) -> None:
             )
 
 
+def _of_its_role(record: Mapping[str, str]) -> dict[str, str]:
+    """``record`` with the degrees that it says of its role (``decode_tp`` of a decode engine) where it says no others.
+
+    Raises:
+        InputError: it says others.
+    """
+    out, role = dict(record), ROLES.get(record.get("role", "").casefold(), "aggregated")
+    for name in DEGREES if role != "aggregated" else ():
+        said, own = record.get(f"{role}_{name}", ""), record.get(name, "")
+        if said and own and number(said) != number(own):
+            raise InputError(f"{role}_{name}: {shown(said)} contradicts {name} {shown(own)}", "keep one of them")
+        if said:
+            out[name] = said
+    return out
+
+
 def plain_number(name: str, text: str) -> str:
     """A whole number as spreadsheets and data frames write it (``1,000``, ``1e3``, ``8.0``) in plain digits; other
     texts as they are."""
@@ -343,8 +363,6 @@ _CONTAINER = re.compile(r"(?:\S*:)?(?:20)?(2[3-9])\.(0[1-9]|1[0-2])(?:[-.]\S*)?"
 _TELLING = re.compile(r"block|cache|kv|only|weight|w\d+a16", re.ASCII | re.IGNORECASE)
 """In remarks on a precision that make it another one (``INT8 (weight-only)``)."""
 
-_VERSIONED = re.compile(r"(.*?[a-z])[\s_:=-]+(v?\d+\.\d+\S*)", re.ASCII | re.IGNORECASE)
-
 
 def with_release(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     """``record`` with the release that stands behind the framework's name (``vLLM v0.11.0``) where no column says it,
@@ -352,7 +370,7 @@ def with_release(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     others. Adds to ``notes`` where both say another."""
     remarked = {name: text for name in ("framework", "precision") if (text := record.get(name))}
     out = dict(record) | {name: re.sub(_REMARK, _heard, text).strip() or text for name, text in remarked.items()}
-    if told := _VERSIONED.fullmatch(out["framework"]):
+    if told := VERSIONED.fullmatch(out["framework"]):
         out["framework"] = told[1]
         out["version"] = out.get("version") or told[2]
         behind, own = told[2].removeprefix("v"), out["version"].removeprefix("v")
