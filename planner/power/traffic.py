@@ -70,7 +70,7 @@ class Packed:
         self.nbytes = sum(each.nbytes for each in (self._per_second, *self._columns))
 
     def day(self) -> DayOfRequests:
-        second = np.repeat(np.arange(len(self._per_second), dtype=np.int32), self._per_second)
+        second: Any = np.repeat(np.arange(len(self._per_second), dtype=np.int32), self._per_second)
         server, *others = self._columns
         return DayOfRequests(second, server.astype(np.int32), *(each.astype(np.float32) for each in others))
 
@@ -78,7 +78,7 @@ class Packed:
 _KEPT_COLUMNS = ("server", "isl", "osl", "count")
 
 
-def _small(whole: Floats | Ints) -> Ints:
+def _small(whole: Floats | Ints) -> Any:
     return whole.astype(np.min_scalar_type(int(whole.max(initial=0))))
 
 
