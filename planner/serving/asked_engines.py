@@ -246,7 +246,7 @@ class Room:
         return (
             f"memory: {what} and a sequence of {engine.row.workload.longest_tokens:,} tokens need "
             f"{self.used_bytes[i] / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
-            "use more GPUs or a smaller precision"
+            f"use more GPUs{', fewer redundant experts' if layout.redundant[0] else ''} or a smaller precision"
         )
 
     @classmethod

@@ -28,7 +28,7 @@ from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.harness_words import ENGINES_APART, THOUSANDS, WAY_APART, in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
-from planner.serving.wide_experts import EngineMachines, WideAsked, kin_told, wide_asked, with_experts
+from planner.serving.wide_experts import ROLES, EngineMachines, WideAsked, kin_told, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric
 from profiles.values import number, shown, whole
@@ -141,6 +141,7 @@ def asked_row(
     record = in_our_terms(with_release(record, notes), notes)
     framework = find_framework(release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
+    record = framework.with_switches(_of_its_role(record))
     head = record.get("draft_model", "")
     named = f"{record['model']}{BESIDE}{head}" if head else record["model"]
     model = find_model(record["model"], head)
@@ -260,6 +261,22 @@ def _check_one_engine(record: Mapping[str, str]) -> None:
         apart = text.casefold() in _APART_WORDS or _PAIR.fullmatch(text) is not None
         if (apart and folded(name) in ("mode", *APART)) or (folded(name) in APART and text.casefold() in _YES):
             raise Unsupported(f"{name}: {shown(text)}: {ENGINES_APART}", WAY_APART)
+
+
+def _of_its_role(record: Mapping[str, str]) -> dict[str, str]:
+    """``record`` with the degrees that it says of its role (``decode_tp`` of a decode engine) where it says no others.
+
+    Raises:
+        InputError: it says others.
+    """
+    out, role = dict(record), ROLES.get(record.get("role", "").casefold(), "aggregated")
+    for name in DEGREES if role != "aggregated" else ():
+        said, own = record.get(f"{role}_{name}", ""), record.get(name, "")
+        if said and own and number(said) != number(own):
+            raise InputError(f"{role}_{name}: {shown(said)} contradicts {name} {shown(own)}", "keep one of them")
+        if said:
+            out[name] = said
+    return out
 
 
 def plain_number(name: str, text: str) -> str:

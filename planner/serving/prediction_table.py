@@ -167,9 +167,13 @@ def predict(
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out).rename(columns=columns)], axis=1)
 
 
+SAY_NOTHING = ("exchange", "overlap", "moe_a2a_backend", "all2all_backend")
+"""Columns in which ``none`` is a word."""
+
+
 def _said(name: str, text: str) -> str:
     """A cell; ``none`` is a way to exchange tokens, and to overlap nothing."""
-    return NOTHING if name in ("exchange", "overlap") and text.strip() == NOTHING else cell(text)
+    return NOTHING if name in SAY_NOTHING and text.strip() == NOTHING else cell(text)
 
 
 def added_columns(columns: Iterable[str], *, beside_measured: bool = False) -> dict[str, str]:
