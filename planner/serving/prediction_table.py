@@ -41,10 +41,10 @@ from planner.serving.asked_rows import (
 )
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.containers import CONTAINER, framework_column
-from planner.serving.harness_words import INFERENCEX, lengths_told, load_told, of_inferencex
+from planner.serving.harness_words import is_inferencex, lengths_told, load_told, of_inferencex
 from planner.serving.layouts import refused_on_nodes
 from planner.serving.role_answers import RoleAnswer, answered
-from planner.serving.same_columns import agreed, columns_read
+from planner.serving.same_columns import agreed, columns_read, with_drafts
 from planner.serving.wide_experts import WIDE_FIELDS
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
@@ -128,11 +128,11 @@ def predict(
         InputError: the table is empty, lacks a column, or has one twice.
     """
     meant, beside = columns_read(table, (*REQUIRED, *OPTIONAL))
-    given = table.rename(columns=meant)
+    given = with_drafts(table.rename(columns=meant), meant)
     if "framework" not in given.columns and (told := framework_column(list(map(str, table.columns)))):
         given = given.assign(framework=told)
     _check_columns(given)
-    given = of_inferencex(given) if beside_measured and set(INFERENCEX) <= set(table.columns) else given
+    given = of_inferencex(given) if beside_measured and is_inferencex(table.columns) else given
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[Group, list[AskedRow]] = {}
