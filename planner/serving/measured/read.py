@@ -15,7 +15,7 @@ BESIDE = frozenset(
     (
         *(*harness_words.TOTALS.values(), harness_words.ANSWERED, harness_words.RATIO, harness_words.SWITCH),
         *(*harness_words.LENGTHS, *harness_words.PARALLELISM, *harness_words.ACHIEVED, harness_words.BATCH),
-        *(*harness_words.DTYPES, *campaigns.WHO, *asked_rows.APART, silicon_samples.DESCRIBED, "dp_attention"),
+        *(*harness_words.DTYPES, *harness_words.DATA_SETS, *campaigns.WHO, *asked_rows.APART, silicon_samples.DESCRIBED, "dp_attention"),
     )
 )
 """Columns that say something of what was asked and that no prediction is asked by."""
