@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.layouts import COLUMNS, DEGREES, Layouts
@@ -87,7 +86,9 @@ class AskedEngine:
         )
         if share:
             own = started.gpu_memory_utilization
-            why = "leaves no room for a request" if share > own else "promises the cache what the engine needs beside it"
+            why = (
+                "leaves no room for a request" if share > own else "promises the cache what the engine needs beside it"
+            )
             yield f"gpu_memory_utilization={share:.2g} is taken: {own:g} {why}"
         users = row.workload.concurrency
         if users is not None and users > running:
@@ -251,7 +252,7 @@ class Room:
         return (
             f"memory: {what} and a sequence of {engine.row.workload.longest_tokens:,} tokens need "
             f"{self.used_bytes[i] / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
-            "use more GPUs or a smaller precision"
+            f"use more GPUs{', fewer redundant experts' if layout.redundant[0] else ''} or a smaller precision"
         )
 
     @classmethod
