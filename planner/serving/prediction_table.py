@@ -41,10 +41,10 @@ from planner.serving.asked_rows import (
 )
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.containers import CONTAINER, framework_column
-from planner.serving.harness_words import INFERENCEX, lengths_told, load_told, of_inferencex
+from planner.serving.harness_words import is_inferencex, lengths_told, load_told, of_inferencex
 from planner.serving.layouts import refused_on_nodes
 from planner.serving.role_answers import RoleAnswer, answered
-from planner.serving.same_columns import agreed, columns_read
+from planner.serving.same_columns import agreed, columns_read, with_drafts
 from planner.serving.wide_experts import WIDE_FIELDS
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
@@ -128,11 +128,11 @@ def predict(
         InputError: the table is empty, lacks a column, or has one twice.
     """
     meant, beside = columns_read(table, (*REQUIRED, *OPTIONAL))
-    given = table.rename(columns=meant)
+    given = with_drafts(table.rename(columns=meant), meant)
     if "framework" not in given.columns and (told := framework_column(list(map(str, table.columns)))):
         given = given.assign(framework=told)
     _check_columns(given)
-    given = of_inferencex(given) if beside_measured and set(INFERENCEX) <= set(table.columns) else given
+    given = of_inferencex(given) if beside_measured and is_inferencex(table.columns) else given
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[Group, list[AskedRow]] = {}
@@ -167,9 +167,13 @@ def predict(
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out).rename(columns=columns)], axis=1)
 
 
+SAY_NOTHING = ("exchange", "overlap", "moe_a2a_backend", "all2all_backend")
+"""Columns in which ``none`` is a word."""
+
+
 def _said(name: str, text: str) -> str:
     """A cell; ``none`` is a way to exchange tokens, and to overlap nothing."""
-    return NOTHING if name in ("exchange", "overlap") and text.strip() == NOTHING else cell(text)
+    return NOTHING if name in SAY_NOTHING and text.strip() == NOTHING else cell(text)
 
 
 def added_columns(columns: Iterable[str], *, beside_measured: bool = False) -> dict[str, str]:
@@ -316,7 +320,7 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
         if room.sequences[i] < 1:
             out["error"][row.index] = room.refusal(i, engine, served)
             continue
-        told = (out["note"][row.index], *engine.told(served, bool(room.raised[i]), int(room.running[i])))
+        told = (out["note"][row.index], *engine.told(served, float(room.taken[i]), int(room.running[i])))
         out["note"][row.index] = "; ".join(filter(None, told))
     fits = np.flatnonzero(room.sequences >= 1)
     if not len(fits):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from costmodels.operations.layouts import DEGREES
 from planner.contract.words import columns_of, folded, words
 from planner.serving.containers import CONTAINER, container_column
+from planner.serving.harness_words import SIGNS
 from profiles.errors import InputError
-from profiles.values import number, shown
+from profiles.values import number, shown, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +37,26 @@ def columns_read(table: pd.DataFrame, known: Collection[str]) -> tuple[dict[str,
         meant[first] = own
         if others:
             beside[own] = tuple(others)
+    meant |= {
+        each: folded(each) for each in table.columns if folded(each) in SIGNS and folded(each) not in table.columns
+    }
     if container := container_column(table):
         meant[container] = CONTAINER
     return meant, beside
+
+
+def with_drafts(table: pd.DataFrame, meant: Mapping[str, str]) -> pd.DataFrame:
+    """``table`` in our columns, whose ``spec`` says ``mtp3`` for the 3 of a column ``mtp``: tokens a step, or where it
+    has but 0 and 1, whether the model drafts."""
+    if not any(folded(name) == "mtp" and own == "spec" for name, own in meant.items()):
+        return table
+    said = table["spec"].astype(str).str.strip()
+    counts = said.map(lambda text: whole(text.removesuffix(".0")))
+    switch = not (counts > 1).any()
+    words = [
+        text if not n else "mtp" if switch else f"mtp{n:g}" for text, n in zip(said, counts.fillna(0), strict=True)
+    ]
+    return table.assign(spec=[word.removesuffix(".0") for word in words])
 
 
 def agreed(

@@ -18,6 +18,7 @@ BESIDE = frozenset(
         *(
             *containers.CONTAINERS,
             *harness_words.DTYPES,
+            *harness_words.DATA_SETS,
             *campaigns.WHO,
             *asked_rows.APART,
             silicon_samples.DESCRIBED,
@@ -31,7 +32,8 @@ BESIDE = frozenset(
 def not_read(columns: Collection[str], by: Collection[str]) -> tuple[str, ...]:
     """Those of ``columns`` that neither say what was asked nor hold what was measured, nor are called for in ``by``."""
     ours = (*REQUIRED, *OPTIONAL)
-    engines = (word for name in framework_names() for word in find_framework(name).words)
+    frameworks = [find_framework(name) for name in framework_names()]
+    engines = (word for each in frameworks for word in (*each.words, *each.switches))
     given = [name for name in columns if name not in ADDED]
     same = (name for names in columns_of(given, ours).values() for name in names)
     read = {*ours, *engines, *same, *ADDED, *by}
