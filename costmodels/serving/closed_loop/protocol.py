@@ -7,7 +7,7 @@ mostly that queue, which no static formula gives.
 
 Simulated event by event, but in lock step over all configurations: one array operation advances every configuration by
 its own next event (a batch of prompts, or decode steps until the next sequence ends). More than ``SLOTS`` requests in
-flight (``AT_ONCE_SLOTS`` where they are all that is sent) move as clusters of equal size, whose prompts come one by one
+flight (``AT_ONCE_SLOTS`` where they are all that is sent, or the engine holds few of them) move as clusters of equal size, whose prompts come one by one
 once the opening burst is through. What a step takes is asked beforehand on a small grid
 (:mod:`~costmodels.serving.closed_loop.loop_grid`).
 
@@ -31,6 +31,10 @@ SLOTS = 32
 AT_ONCE_SLOTS = 512
 """Of requests that are all sent at once, and no more. An engine that holds 17 of 500 would be one slot of 32: all 17
 would have their prompts together, and decode without a prompt among them."""
+
+LEAST_HELD = 8
+"""Slots in an engine that holds as many requests: of more users there are as many slots as that takes, up to
+:data:`AT_ONCE_SLOTS`."""
 
 GENERATIONS = 10
 """Requests per slot: the harnesses send ten times the concurrency."""
@@ -179,7 +183,9 @@ def closed_loop(grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, 
 def slots_of(concurrency: Ints, most_running: Ints, generations: Ints) -> Ints:
     """How many slots stand for the clients: few enough that whole slots fill an engine that holds fewer than there are
     (of 128 clients in 32 slots an engine of 11 sequences would hold 2 slots, 8 of them)."""
-    slots = np.minimum(concurrency, np.where(generations == 1, AT_ONCE_SLOTS, SLOTS))
+    full = np.minimum(most_running, LEAST_HELD)
+    enough = np.minimum(-(-concurrency * full // np.maximum(most_running, 1)), AT_ONCE_SLOTS)
+    slots = np.minimum(concurrency, np.where(generations == 1, AT_ONCE_SLOTS, np.maximum(SLOTS, enough)))
     held = np.maximum(most_running * slots // concurrency, 1)
     fewer = -(-concurrency * held // np.maximum(most_running, 1))
     return np.where(most_running < concurrency, np.minimum(slots, fewer), slots)

@@ -107,6 +107,12 @@ def test_the_first_prompts_of_a_burst_have_fewer_decodes_beside_them() -> None:
     assert burst[7] == pytest.approx(8 * 1000.0 - sum(70.0 - max(10.0 * k - 10.0, 0.0) for k in range(8)))
 
 
+def test_users_of_whom_an_engine_holds_few_meet_the_prompts_of_those_that_follow() -> None:
+    """As above, of 500 users who each send ten."""
+    loop = play(grid(1, 50.0, 500.0, mixed=True), 500, 100, running=16)
+    assert np.nanmedian(loop.tpot) == pytest.approx((15 * 500.0 + 84 * 50.0) / 99, rel=0.12)
+
+
 def test_a_full_cache_makes_requests_wait_and_those_that_run_faster_through() -> None:
     free, full = (play(grid(1, 10.0, 100.0), 16, 200, running=running) for running in (16, 4))
     assert np.nanmean(full.ttft) > 3 * np.nanmean(free.ttft)
