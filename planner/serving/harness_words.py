@@ -32,6 +32,9 @@ DATA_SET = "0.5-1.5"
 """Lengths of a data set of which only the means are told: in public ones (ML.ENERGY's runs) outputs deviate by 0.5 to
 1.5 of their mean, where they are not cut off; those of AccelMark's, which are, by 0.3."""
 
+_CONVERSATIONS = re.compile(r"share_?gpt|lmsys|wildchat", re.ASCII | re.IGNORECASE)
+"""Data sets whose lengths differ as :data:`DATA_SET` has it."""
+
 ROLES = ("tp", "ep", "dp_attention")
 """What InferenceX says of prefill and decode engines, of one engine twice the same."""
 
@@ -56,6 +59,9 @@ PARALLELISM = (
     *("parallel_strategy", "parallelism_strategy", "mapping", "sharding"),
 )
 DEGREES = ("tp", "pp", "dp", "ep")
+
+_FROM_NOTHING = re.compile(r"\s*0(?:\.0*)?(?=\s*-)", re.ASCII)
+"""The low end of a spread of lengths from a single token on."""
 
 _TWO = re.compile(r"\s*([0-9][0-9,.]*[kK]?)\s*[/,:|x]\s*([0-9][0-9,.]*[kK]?)\s*", re.ASCII)
 _DEGREE = re.compile(r"(TEP|DEP|TP|PP|DP|EP)[\s_=:-]*([1-9][0-9]{0,3})", re.ASCII | re.IGNORECASE)
@@ -235,6 +241,10 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
         if not out.get("concurrency") and out.get("requests"):
             out |= {"concurrency": out["requests"], "mode": "burst"}
             notes.append(f"rate is without end: all {out['requests']} requests are sent at once")
+    _at_most_sent(out, notes)
+    if low := _FROM_NOTHING.match(out.get("spread", "")):
+        out["spread"] = f"{SHORTEST:g}{out['spread'][low.end() :]}"
+        notes.append(f"spread: the shortest are taken to be {SHORTEST:g} of a length")
     means = _means(out)
     ratio = "" if out.get("spread") else out.get(RATIO, "")
     if ratio and means is not None and not _made_by(ratio, means, out):
@@ -252,7 +262,25 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
         if not all(each is None or chosen(each) for each in lengths):
             out["spread"] = DATA_SET
             notes.append("isl, osl: no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
+    if not (out.get("spread") or out.get("osl_length_biased")) and (own := _recorded(record)):
+        out["spread"] = DATA_SET
+        notes.append(f"isl, osl: means of {own}: lengths are taken to be 0.5 to 1.5 of them")
     return _experts(out, notes)
+
+
+def _at_most_sent(out: dict[str, str], notes: list[str]) -> None:
+    """More users than requests that were sent in all never were there: each request came at once, and no more."""
+    users, sent = (number(out.get(name, "")) for name in ("concurrency", "requests"))
+    if users is None or sent is None or not 1 <= sent < users or sent != int(sent):
+        return
+    notes.append(f"concurrency: no more than the {sent:g} requests that were sent were there at once, of {users:g}")
+    out |= {"concurrency": f"{sent:g}", "mode": "burst"}
+
+
+def _recorded(record: Mapping[str, str]) -> str:
+    """The data set of conversations that requests were drawn from, as it is called; "": none is named."""
+    named = (text for name, text in record.items() if folded(name) in DATA_SETS)
+    return next((text for text in named if _CONVERSATIONS.search(text)), "")
 
 
 def _limited(record: Mapping[str, str]) -> Mapping[str, str]:

@@ -320,7 +320,7 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
         if room.sequences[i] < 1:
             out["error"][row.index] = room.refusal(i, engine, served)
             continue
-        told = (out["note"][row.index], *engine.told(served, bool(room.raised[i]), int(room.running[i])))
+        told = (out["note"][row.index], *engine.told(served, float(room.taken[i]), int(room.running[i])))
         out["note"][row.index] = "; ".join(filter(None, told))
     fits = np.flatnonzero(room.sequences >= 1)
     if not len(fits):

@@ -18,6 +18,7 @@ BESIDE = frozenset(
         *(
             *containers.CONTAINERS,
             *harness_words.DTYPES,
+            *harness_words.DATA_SETS,
             *campaigns.WHO,
             *asked_rows.APART,
             silicon_samples.DESCRIBED,

@@ -125,3 +125,27 @@ def test_a_column_in_other_spelling_is_the_same() -> None:
     )
     assert plain["error"][0] == spaced["error"][0] == ""
     assert plain["tpot_ms_mean"][0] == spaced["tpot_ms_mean"][0]
+
+
+def test_lengths_of_a_named_data_set_of_conversations_differ() -> None:
+    notes: list[str] = []
+    said = {"isl": "232.6", "osl": "220.61", "rate": "4", "dataset_name": "ShareGPT_V3"}
+    assert in_our_terms(said, notes)["spread"] == "0.5-1.5"
+    assert "means of ShareGPT_V3" in notes[0]
+    assert "spread" not in in_our_terms({**said, "dataset_name": "random"}, [])
+    assert in_our_terms({**said, "spread": "0.8-1"}, [])["spread"] == "0.8-1"
+
+
+@pytest.mark.parametrize(
+    ("said", "read"), [("0-1", "0.01-1"), ("0.0-2", "0.01-2"), ("0.8-1", "0.8-1"), ("01-2", "01-2")]
+)
+def test_lengths_from_nothing_on_begin_with_a_token(said: str, read: str) -> None:
+    assert in_our_terms({"spread": said}, [])["spread"] == read
+
+
+def test_no_more_users_were_there_than_requests_were_sent() -> None:
+    notes: list[str] = []
+    found = in_our_terms({"concurrency": "256", "requests": "50"}, notes)
+    assert (found["concurrency"], found["mode"]) == ("50", "burst")
+    assert notes == ["concurrency: no more than the 50 requests that were sent were there at once, of 256"]
+    assert in_our_terms({"concurrency": "50", "requests": "50"}, []) == {"concurrency": "50", "requests": "50"}
