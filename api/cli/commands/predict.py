@@ -370,8 +370,7 @@ def read_configurations(path: Path) -> pd.DataFrame:
 
     # Everything stays text: input columns are handed back as they came.
     source = Source(path, "", "give a CSV with a header: model,gpu,framework,tp,isl,osl,concurrency,...")
-    kind = path.suffix.casefold()
-    if kind == ".json":
+    if (kind := path.suffix.casefold()) == ".json":
         table = read_objects(source, plain_results)
         if "schema_version" in table.columns:
             raise InputError("--measured: has no effect beside a document", "name a CSV with a measured column")
