@@ -3,7 +3,7 @@
 A step of a framework is modelled as
 
     T = effect(step) · (Σ factor(operation) · kernels(operation) + step + layers · layer) + sequences · sequence
-    (with prompts: + prompt_step + layers · prompt_layer inside the bracket, an effect of its own, and no less than launches)
+    (with prompts: + prompt_step + layers · prompt_layer inside, an effect of its own, and no less than launches take)
 
 and the time to the first token as what the steps give, plus the request's own way through the front end:
 
