@@ -38,6 +38,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.plans
 	$(BIN)/python -m tests.benchmarks.steps
 	$(BIN)/python -m tests.benchmarks.engine
+	$(BIN)/python -m tests.benchmarks.published
 	$(BIN)/python -m tests.benchmarks.readme
 
 # Whether plans keep their word: 200 random requests, replayed, and the ends of 60 plans' intervals. Hours.

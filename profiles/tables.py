@@ -21,6 +21,8 @@ from profiles.values import number, shown
 SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 """Ends of files that spreadsheets write in their own formats."""
 
+_REMARK = re.compile(rb"(?:\xef\xbb\xbf)?#\s")
+
 _FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
 
@@ -98,6 +100,7 @@ def _text(value: object) -> str:
 @contextmanager
 def read_parts(source: Source, **options: Any) -> Iterator[Iterator[pd.DataFrame]]:
     """The file in parts of ``chunksize`` rows. What is wrong with it is raised where the parts are taken, in our words.
+    Lines before the header that begin with ``#`` and a blank are remarks.
 
     Raises:
         InputError (or ``source.error``): as :func:`read_table`.
@@ -106,12 +109,14 @@ def read_parts(source: Source, **options: Any) -> Iterator[Iterator[pd.DataFrame
         raise source.wrong("is a spreadsheet, not a CSV", "save the sheet as CSV in UTF-8")
     try:
         with source.opened() as stream:
-            line = stream.readline(2**20)
-            separator = _separator(source.decoded(line, 1))
+            line, remarks = stream.readline(2**20), 0
+            while _REMARK.match(line) and "comment" not in options:
+                line, remarks = stream.readline(2**20), remarks + 1
+            separator = _separator(source.decoded(line, remarks + 1))
             _check_header(source, line, separator)
             stream.seek(0)
             as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-            with pd.read_csv(stream, sep=separator, **as_text, **options) as parts:
+            with pd.read_csv(stream, sep=separator, skiprows=remarks, **as_text, **options) as parts:
                 named = (_all_named(part, source) for part in parts)
                 yield named if separator != SEMICOLON else (_with_points(part, source) for part in named)
     except pd.errors.EmptyDataError as error:

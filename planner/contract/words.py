@@ -43,10 +43,12 @@ class Words(BaseModel):
     statistics: dict[str, float]
     columns: dict[str, str]
     measured_too: tuple[str, ...]
+    of_clients: dict[str, tuple[str, ...]]
     blanks: tuple[str, ...]
     measured: dict[str, dict[Literal["per GPU", "of all GPUs"], tuple[str, ...]]]
     gpus: dict[str, TakenFor]
     machines: tuple[str, ...]
+    containers: dict[str, tuple[str, ...]]
     sources: dict[str, str]
 
 
@@ -132,28 +134,39 @@ _OTHERWISE = {
 """What is asked → what else says it."""
 
 
+def columns_of(columns: Collection[str], known: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Ours → the columns of other names that mean it, in their order. What results call what was measured, too, is what
+    was asked where no other column says it."""
+    given, ours, places = set(columns), set(known), {name: i for i, name in enumerate(words().measured_too)}
+    clients = {name for sign, names in words().of_clients.items() if sign in given for name in names}
+    found: dict[str, tuple[str, ...]] = {}
+    asked = set(given)  # what columns say that hold nothing else
+    for name in sorted(columns, key=lambda name: places.get(folded(name), -1)):
+        own = words().columns.get(folded(name), folded(name))
+        if name in ours or own not in ours or folded(name) in clients:
+            continue
+        if folded(name) in places:
+            if own in asked or (given | set(found)) & _OTHERWISE.get(own, set()):
+                continue
+        else:
+            asked.add(own)
+        found[own] = (*found.get(own, ()), name)
+    return found
+
+
 def columns_meant(columns: Collection[str], known: Iterable[str]) -> dict[str, str]:
-    """Column → ours, for those of the table's ``columns`` that have another name than ours. What results call what was
-    measured, too, is what was asked where no other column says it.
+    """Column → ours, for those of the table's ``columns`` that have another name than ours.
 
     Raises:
         InputError: two columns mean the same.
     """
-    given, ours, places = set(columns), set(known), {name: i for i, name in enumerate(words().measured_too)}
     meant: dict[str, str] = {}
-    asked = set(given)  # what columns say that hold nothing else
-    for name in sorted(columns, key=lambda name: places.get(folded(name), -1)):
-        own = words().columns.get(folded(name), folded(name))
-        if name in ours or own not in ours or own in given:
+    for own, names in columns_of(columns, known).items():
+        if own in columns:
             continue
-        if folded(name) in places and (own in asked or given.union(meant.values()) & _OTHERWISE.get(own, set())):
-            continue
-        if own in meant.values():
-            other = next(first for first, second in meant.items() if second == own)
-            raise InputError(f"columns: {shown(other)} and {shown(name)} both mean {own}", "drop one of them")
-        meant[name] = own
-        if folded(name) not in places:
-            asked.add(own)
+        if len(names) > 1:
+            raise InputError(f"columns: {shown(names[0])} and {shown(names[1])} both mean {own}", "drop one of them")
+        meant[names[0]] = own
     return meant
 
 

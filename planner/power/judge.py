@@ -19,7 +19,9 @@ from planner.power.tails import BEYOND, Rate, counted
 from planner.power.traffic import (
     SLOT_S,
     WARM_S,
+    DayOfRequests,
     Load,
+    Packed,
     Tail,
     busiest,
     stretch,
@@ -34,7 +36,7 @@ the busiest."""
 MOST_EXTRA = 0.7
 """Servers beyond today's that are tried, as a share of them."""
 
-_KEPT_BYTES = 500e6
+_KEPT_BYTES = 600e6
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Judge:
     progress: Callable[[str], None] | None = None
     _whole: dict[int, Requests] = field(default_factory=dict)
     _slots: list[tuple[int, int]] = field(default_factory=list)
-    _stretches: dict[tuple[int, int], Requests] = field(default_factory=dict)
+    _stretches: dict[tuple[int, int], Packed] = field(default_factory=dict)
     _quiet: dict[tuple[tuple[int, int], int], _Quiet] = field(default_factory=dict)
     _free: list[Outcome] = field(default_factory=list)
     _known: dict[tuple[Policy, int], Verdict] = field(default_factory=dict)
@@ -148,19 +150,20 @@ class Judge:
         """One of the busiest slots, with what comes before."""
         if not self._stretches:
             self._keep_stretches()
-        requests = self._stretches.get(slot) or self._stretch(slot)
+        kept = self._stretches.get(slot)
+        requests = self.row.requests(self._stretch(slot) if kept is None else kept.day())
         return simulate(self.row, policy, n, requests, chance_of(self.request.seed, sum(slot)), WARM_S + SLOT_S)
 
-    def _stretch(self, slot: tuple[int, int]) -> Requests:
-        return self.row.requests(stretch(self.load, self.most, self.request.seed, *slot, self.tail))
+    def _stretch(self, slot: tuple[int, int]) -> DayOfRequests:
+        return stretch(self.load, self.most, self.request.seed, *slot, self.tail)
 
     def _keep_stretches(self) -> None:
         """As many as memory may hold, the busiest: they are run for most policies. Day by day, as each day's curve is
         drawn as a whole."""
         slots = self.slots()
-        each = sum(part.nbytes for part in self._stretch(slots[0]))
+        each = Packed(self._stretch(slots[0])).nbytes
         for slot in sorted(slots[: max(int(_KEPT_BYTES / max(each, 1)), 1)]):
-            self._stretches[slot] = self._stretch(slot)
+            self._stretches[slot] = Packed(self._stretch(slot))
 
     def uncapped(self) -> list[Outcome]:
         """Whole days of as many servers as are tried, without caps and without a brake."""

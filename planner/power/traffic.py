@@ -25,10 +25,14 @@ _OCTET = 8  # servers that draw together
 
 Tail = Literal["bounded", "exponential", "heavy"]
 
+Span = tuple[int, int]
+"""Seconds of a day, from the first until before the last."""
+WHOLE_DAY: Span = (0, DAY_S)
+
 
 @dataclass(frozen=True)
 class DayOfRequests:
-    """In the order they come, [n] each: second, server, prompt and output tokens (means of ``count`` requests)."""
+    """In the order they come, [n] each: second, server, whole tokens of prompt and output (means of ``count``)."""
 
     second: Ints
     server: Ints
@@ -51,10 +55,31 @@ class DayOfRequests:
         return cls(
             second[order].astype(np.int32),
             server[order].astype(np.int32),
-            isl[order].astype(np.float32),
-            osl[order].astype(np.float32),
+            np.rint(isl[order]).astype(np.float32),
+            np.rint(osl[order]).astype(np.float32),
             count[order].astype(np.float32),
         )
+
+
+class Packed:
+    """A stretch in as few bytes as its whole numbers need, to be kept: some 6 a request."""
+
+    def __init__(self, day: DayOfRequests) -> None:
+        counts = np.bincount(day.second)
+        self._per_second, self._columns = _small(counts), [_small(getattr(day, name)) for name in _KEPT_COLUMNS]
+        self.nbytes = sum(each.nbytes for each in (self._per_second, *self._columns))
+
+    def day(self) -> DayOfRequests:
+        second: Any = np.repeat(np.arange(len(self._per_second), dtype=np.int32), self._per_second)
+        server, *others = self._columns
+        return DayOfRequests(second, server.astype(np.int32), *(each.astype(np.float32) for each in others))
+
+
+_KEPT_COLUMNS = ("server", "isl", "osl", "count")
+
+
+def _small(whole: Floats | Ints) -> Any:
+    return whole.astype(np.min_scalar_type(int(whole.max(initial=0))))
 
 
 _MOST_SINGLE = 3_000_000
@@ -79,10 +104,11 @@ def reference_facts() -> dict[str, Any]:
     return shipped(Path(__file__).parent / "reference.yaml", dict)
 
 
-def burst_curve(bursts: Bursts, tail: Tail, draw: np.random.Generator) -> Floats:
-    """[seconds of a day] of correlated bursts in units of their mean size, which is exponential, uniform up to twice
-    the mean (bounded), or Pareto with exponent 3 (heavy): the same uniforms, another size."""
-    curve = np.zeros(DAY_S)
+def burst_curve(bursts: Bursts, tail: Tail, draw: np.random.Generator, within: Span = WHOLE_DAY) -> Floats:
+    """[seconds of a day, those ``within``] of correlated bursts in units of their mean size, which is exponential,
+    uniform up to twice the mean (bounded), or Pareto with exponent 3 (heavy): the same uniforms, another size."""
+    first, last = within
+    curve = np.zeros(last - first)
     count = int(draw.poisson(bursts.per_day))
     starts, u, lengths = (
         draw.uniform(0, DAY_S, count),
@@ -91,9 +117,9 @@ def burst_curve(bursts: Bursts, tail: Tail, draw: np.random.Generator) -> Floats
     )
     for start, size, length in zip(starts, _sizes(tail, u), lengths, strict=True):
         end = start + length + 2 * bursts.rise_s
-        t = np.arange(int(start), min(int(end), DAY_S))
+        t = np.arange(max(int(start), first), min(int(end), last))
         up, down = (t - start + 1) / bursts.rise_s, (end - t) / bursts.rise_s
-        curve[t] += size * np.clip(np.minimum(up, down), 0.0, 1.0)
+        curve[t - first] += size * np.clip(np.minimum(up, down), 0.0, 1.0)
     return curve
 
 
@@ -229,23 +255,20 @@ class ReferenceLoad:
     bursts: Bursts
     name: str = field(default="reference")
 
-    def intensity(self, seed: int, day: int, tail: Tail) -> Floats:
+    def intensity(self, seed: int, day: int, tail: Tail, within: Span = WHOLE_DAY) -> Floats:
         """[seconds] requests per second of one server."""
-        daily, bursts = _curves(seed, day, tail)
+        daily, bursts = _curves(seed, day, tail, within)
         return np.asarray(self.rate_rps * daily * (1.0 + self.bursts.extra * bursts))
 
     def requests(self, servers: int, seed: int, day: int, first: int, last: int, tail: Tail) -> Iterator[Part]:
         """Of the blocks from ``first`` until before ``last``; every server draws its own."""
-        rate = self.intensity(seed, day, tail)
         for block in range(first, last):
             begins = block * BLOCK_S
-            expected = np.cumsum(rate[begins : begins + BLOCK_S], dtype=np.float64)
+            rate = self.intensity(seed, day, tail, (begins, begins + BLOCK_S))
+            expected = np.cumsum(rate, dtype=np.float64)
             for octet in range(-(-servers // _OCTET)):
                 draw = np.random.default_rng((seed, day, 1, block, octet))
-                if self.rate_rps > _BINNED_FROM_RPS:
-                    part = _binned(rate[begins : begins + BLOCK_S], draw)
-                else:
-                    part = _single(expected, draw)
+                part = _binned(rate, draw) if self.rate_rps > _BINNED_FROM_RPS else _single(expected, draw)
                 second, server, isl, osl, count = part
                 server = server + octet * _OCTET
                 keep = server < servers
@@ -277,14 +300,14 @@ def _binned(rate: Floats, draw: np.random.Generator) -> Part:
 
 
 @lru_cache(maxsize=128)
-def _curves(seed: int, day: int, tail: Tail) -> tuple[Floats, Floats]:
-    """([seconds] daily curve, [seconds] bursts in their mean size) of a day of the reference."""
+def _curves(seed: int, day: int, tail: Tail, within: Span) -> tuple[Floats, Floats]:
+    """([seconds] daily curve, [seconds] bursts in their mean size) of a day of the reference, of those ``within``."""
     facts = reference_facts()
     draw = np.random.default_rng((seed, day, 0))
-    hour = np.arange(DAY_S) / 3600.0
+    hour = np.arange(*within) / 3600.0
     daily = facts["trough"] + (1 - facts["trough"]) * 0.5 * (1 + np.cos((hour - facts["peak_hour"]) / 12.0 * np.pi))
     daily = daily * draw.uniform(1 - facts["day_to_day"], 1.0)
-    return daily.astype(np.float32), burst_curve(Bursts(**facts["bursts"]), tail, draw).astype(np.float32)
+    return daily.astype(np.float32), burst_curve(Bursts(**facts["bursts"]), tail, draw, within).astype(np.float32)
 
 
 @cache

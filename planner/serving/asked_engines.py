@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.layouts import COLUMNS, DEGREES, Layouts
@@ -74,22 +73,23 @@ class AskedEngine:
             started = _decoding(row, started)
         return cls(with_buffers(row, started, served), started, served.framework.scheduler.polls_for_ranks)
 
-    def told(self, served: ServedModel, raised: bool, running: int) -> Iterator[str]:
+    def told(self, served: ServedModel, share: float, running: int) -> Iterator[str]:
         """What its reader should know of the recipe, empty texts among it.
 
         Args:
-            raised: whether :data:`FULL_MEMORY_FRACTION` was taken.
+            share: of memory that was taken in the place of the framework's own; 0: that.
             running: sequences that the whole engine holds at once.
         """
         started, row = self.started, self.row
         yield replace(started, assumed=tuple(name for name in started.assumed if name != "max_model_len")).told(
             served.framework, served.gpu
         )
-        if raised:
-            yield (
-                f"gpu_memory_utilization={FULL_MEMORY_FRACTION:g} is taken: {started.gpu_memory_utilization:g} leaves "
-                "no room for a request"
+        if share:
+            own = started.gpu_memory_utilization
+            why = (
+                "leaves no room for a request" if share > own else "promises the cache what the engine needs beside it"
             )
+            yield f"gpu_memory_utilization={share:.2g} is taken: {own:g} {why}"
         users = row.workload.concurrency
         if users is not None and users > running:
             yield f"{running:,} of the {users:,} requests are in flight at once, the others wait"
@@ -213,17 +213,23 @@ def _generations(row: AskedRow) -> int:
     return min(max(round(work.requests / work.concurrency), 1), GENERATIONS)
 
 
+def _below(share: float) -> Floats:
+    """Shares of memory below ``share``, the largest first."""
+    return np.arange(np.floor(share * 20) / 20, 0.5, -0.05)
+
+
 @dataclass(frozen=True)
 class Room:
     """Per configuration: sequences that the engine admits to the cache of one attention rank (at most its batch),
-    tokens of its cache, bytes in use on the fullest GPU, cache of one sequence included, and whether
-    :data:`FULL_MEMORY_FRACTION` was taken."""
+    tokens of its cache, bytes in use on the fullest GPU, cache of one sequence included, and the share of memory that
+    was taken where nobody said one and the framework's own holds no request (0: not so): :data:`FULL_MEMORY_FRACTION`,
+    or the largest below its own that leaves what the engine needs beside the cache."""
 
     layouts: Layouts
     sequences: Ints
     kv_tokens: Ints
     used_bytes: Floats
-    raised: NDArray[np.bool_]
+    taken: Floats
 
     @property
     def running(self) -> Ints:
@@ -234,7 +240,7 @@ class Room:
         """Why the memory of the ``i``-th holds no request, and the way out."""
         gpu, what = served.gpu, f"{served.model.name} in {served.precision.weights}"
         share, layout = engine.started.gpu_memory_utilization, self.layouts.take(np.array([i]))
-        for less in np.arange(np.floor(share * 20) / 20, 0.5, -0.05):
+        for less in _below(share):
             smaller = replace(engine, started=replace(engine.started, gpu_memory_utilization=float(less), assumed=()))
             if less < share and Room.of(served, [smaller]).sequences[0] >= 1:
                 buffers = float(exchange_buffer_bytes(served.model, layout)[0]) / 1e9
@@ -246,7 +252,7 @@ class Room:
         return (
             f"memory: {what} and a sequence of {engine.row.workload.longest_tokens:,} tokens need "
             f"{self.used_bytes[i] / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
-            "use more GPUs or a smaller precision"
+            f"use more GPUs{', fewer redundant experts' if layout.redundant[0] else ''} or a smaller precision"
         )
 
     @classmethod
@@ -263,12 +269,22 @@ class Room:
         unsaid = np.array(["gpu_memory_utilization" in each.assumed for each in started])
         lengths = served.framework.scheduler.held_tokens(isl, osl)
         each, largest = served.kv_bytes(layouts, lengths), served.kv_bytes(layouts, longest)
-        plain = served.memory(layouts, budget, memory_fraction=share, sequences=batch)
-        wide = np.maximum(share, FULL_MEMORY_FRACTION)
-        full = served.memory(layouts, budget, memory_fraction=wide, sequences=batch)
-        short = unsaid & (plain.kv_bytes < largest)
-        cache = np.where(short, full.kv_bytes, plain.kv_bytes)
-        unused = np.where(short, full.unused_bytes, plain.unused_bytes)
+        taken = np.zeros(len(engines))
+        memory = served.memory(layouts, budget, memory_fraction=share, sequences=batch)
+        cache, unused = memory.kv_bytes, memory.unused_bytes
+        others = [np.maximum(share, FULL_MEMORY_FRACTION)]
+        if (unsaid & (cache < largest)).any():
+            others += [np.minimum(share, less) for less in _below(float(share.max()))]
+        for other in others:
+            short = unsaid & (cache < largest)
+            if not short.any():
+                break
+            memory = served.memory(layouts, budget, memory_fraction=other, sequences=batch)
+            holds = short & (memory.kv_bytes >= largest)
+            taken = np.where(holds, other, taken)
+            # where none holds a request, what is told is of the fullest memory
+            told = holds | (short & (other > share))
+            cache, unused = np.where(told, memory.kv_bytes, cache), np.where(told, memory.unused_bytes, unused)
         fits = cache >= largest
         sequences = np.clip(np.floor(cache / np.maximum(each, 1.0)), 1, batch)
         state = served.kv_bytes(layouts, 0.0)
@@ -279,5 +295,5 @@ class Room:
             np.where(fits, sequences, 0).astype(np.int64),
             np.maximum(cache / per_token, 0).astype(np.int64),
             served.gpu.memory_bytes - unused - cache + np.maximum(cache, largest),
-            short & fits,
+            taken,
         )

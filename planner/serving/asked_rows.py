@@ -22,12 +22,13 @@ from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.campaigns import COLD, CampaignEngine, as_started
+from planner.serving.containers import VERSIONED, with_container
 from planner.serving.dates import day_or_as_it_is, day_stamped
 from planner.serving.gpu_words import gpu_named, with_count
-from planner.serving.harness_words import THOUSANDS, in_our_terms
+from planner.serving.harness_words import ENGINES_APART, THOUSANDS, WAY_APART, in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
-from planner.serving.wide_experts import EngineMachines, WideAsked, kin_told, wide_asked, with_experts
+from planner.serving.wide_experts import ROLES, EngineMachines, WideAsked, kin_told, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric
 from profiles.values import number, shown, whole
@@ -50,6 +51,9 @@ FindLoads = Callable[[Architecture], "Loads"]
 Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool, bool, OperatingState | None]
 """What rows that are predicted together share."""
 
+TOTAL = "total_gpus"
+"""Column of all GPUs that ran, beside those of an engine."""
+
 FEWEST_REQUESTS = 100
 RUN = ("osl_length_biased", "mode", "spec", COLD)
 """Columns of measured runs: how long the outputs of running requests are (E[L²] ÷ E[L], tokens), how requests are sent
@@ -58,17 +62,21 @@ RUN = ("osl_length_biased", "mode", "spec", COLD)
 _BURSTS, _LOOPS = ("burst", "offline"), ("", "closed", "open")
 USUAL = -1
 _DRAFTED = re.compile(r"mtp[-_ ]?([1-9])", re.ASCII)
-_DRAFTS, _NO_DRAFTS = ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false")
+_DRAFTS, _NO_DRAFTS = ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false", "0")
 
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
 FRAMEWORK = "vllm"
 """Where a cell is blank: the default of the option."""
 
-APART = ("disagg", "disaggregated", "is_disagg", "disaggregation")
-"""Columns of InferenceX's results: whether prefill and decode have engines of their own."""
+APART = (
+    *("disagg", "disaggregated", "is_disagg", "disaggregation", "pd_disagg", "pd_disaggregation"),
+    *("disaggregated_serving", "serving_mode", "deployment", "deployment_mode", "deployment_type"),
+)
+"""Columns of InferenceX's results and of others: whether prefill and decode have engines of their own."""
 
-_APART_WORDS = ("disagg", "disaggregated")
+_APART_WORDS = ("disagg", "disaggregated", "disaggregation", "pd", "pd disaggregation", "pd-disaggregation")
+_PAIR = re.compile(r"\d+\s*[PD]\s*\d+\s*[PD]", re.ASCII | re.IGNORECASE)
 
 _REMARK = re.compile(r"\([^()]*\)")
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
@@ -119,18 +127,21 @@ def asked_row(
     find_model: FindModel,
     find_workload: FindWorkload,
     catalogue: Catalogue,
+    notes: list[str],
 ) -> AskedRow:
+    """``record``: a row's cells by our columns; ``notes``: what was taken for what before."""
     for name in ("model", "gpu"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
-    notes: list[str] = []
-    if not record["framework"]:
+    record = with_container(record, notes)
+    if not record.get("framework"):
         record = {**record, "framework": FRAMEWORK}
         notes.append(f"framework is blank: {FRAMEWORK} is taken")
     _check_one_engine(record)
     record = in_our_terms(with_release(record, notes), notes)
     framework = find_framework(release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
+    record = framework.with_switches(_of_its_role(record))
     head = record.get("draft_model", "")
     named = f"{record['model']}{BESIDE}{head}" if head else record["model"]
     model = find_model(record["model"], head)
@@ -247,12 +258,25 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
 def _check_one_engine(record: Mapping[str, str]) -> None:
     """Raises Unsupported where a row says that prefill and decode engines served its requests together."""
     for name, text in record.items():
-        apart = text.casefold() in _APART_WORDS
+        apart = text.casefold() in _APART_WORDS or _PAIR.fullmatch(text) is not None
         if (apart and folded(name) in ("mode", *APART)) or (folded(name) in APART and text.casefold() in _YES):
-            raise Unsupported(
-                f"{name}: {shown(text)}: prefill and decode engines apart are no one configuration",
-                "predict them with --engines prefill=…,decode=…, or leave the column out for the engine alone",
-            )
+            raise Unsupported(f"{name}: {shown(text)}: {ENGINES_APART}", WAY_APART)
+
+
+def _of_its_role(record: Mapping[str, str]) -> dict[str, str]:
+    """``record`` with the degrees that it says of its role (``decode_tp`` of a decode engine) where it says no others.
+
+    Raises:
+        InputError: it says others.
+    """
+    out, role = dict(record), ROLES.get(record.get("role", "").casefold(), "aggregated")
+    for name in DEGREES if role != "aggregated" else ():
+        said, own = record.get(f"{role}_{name}", ""), record.get(name, "")
+        if said and own and number(said) != number(own):
+            raise InputError(f"{role}_{name}: {shown(said)} contradicts {name} {shown(own)}", "keep one of them")
+        if said:
+            out[name] = said
+    return out
 
 
 def plain_number(name: str, text: str) -> str:
@@ -343,8 +367,6 @@ _CONTAINER = re.compile(r"(?:\S*:)?(?:20)?(2[3-9])\.(0[1-9]|1[0-2])(?:[-.]\S*)?"
 _TELLING = re.compile(r"block|cache|kv|only|weight|w\d+a16", re.ASCII | re.IGNORECASE)
 """In remarks on a precision that make it another one (``INT8 (weight-only)``)."""
 
-_VERSIONED = re.compile(r"(.*?[a-z])[\s_:=-]+(v?\d+\.\d+\S*)", re.ASCII | re.IGNORECASE)
-
 
 def with_release(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     """``record`` with the release that stands behind the framework's name (``vLLM v0.11.0``) where no column says it,
@@ -352,7 +374,7 @@ def with_release(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     others. Adds to ``notes`` where both say another."""
     remarked = {name: text for name in ("framework", "precision") if (text := record.get(name))}
     out = dict(record) | {name: re.sub(_REMARK, _heard, text).strip() or text for name, text in remarked.items()}
-    if told := _VERSIONED.fullmatch(out["framework"]):
+    if told := VERSIONED.fullmatch(out["framework"]):
         out["framework"] = told[1]
         out["version"] = out.get("version") or told[2]
         behind, own = told[2].removeprefix("v"), out["version"].removeprefix("v")
@@ -414,5 +436,11 @@ def _layout(record: Mapping[str, str], model: Architecture, notes: list[str]) ->
         raise InputError(
             f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",
             "correct the degrees or leave num_gpus blank",
+        )
+    total = next((text for name, text in record.items() if folded(name) == TOTAL), "")
+    if total and _count(TOTAL, total) != tp * pp * dp:
+        raise InputError(
+            f"{TOTAL}: {total} are not the {tp * pp * dp} of the engine, and nothing says whose users are counted",
+            f"leave {TOTAL} out and give the users of one engine",
         )
     return completed(model, given)

@@ -12,7 +12,7 @@ from planner.contract.words import folded, weights_word, words
 from planner.serving.campaigns import as_drawn, chosen
 from planner.serving.gpu_words import gpus_counted
 from planner.serving.silicon_samples import as_sampled, users_sampled
-from profiles.errors import InputError
+from profiles.errors import InputError, Unsupported
 from profiles.values import number, shown
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ SWITCH = "enable_expert_parallel"
 DATA_SET = "0.5-1.5"
 """Lengths of a data set of which only the means are told: in public ones (ML.ENERGY's runs) outputs deviate by 0.5 to
 1.5 of their mean, where they are not cut off; those of AccelMark's, which are, by 0.3."""
+
+_CONVERSATIONS = re.compile(r"share_?gpt|lmsys|wildchat", re.ASCII | re.IGNORECASE)
+"""Data sets whose lengths differ as :data:`DATA_SET` has it."""
+
+ROLES = ("tp", "ep", "dp_attention")
+"""What InferenceX says of prefill and decode engines, of one engine twice the same."""
 
 INFERENCEX = ("hw", "conc")
 """Columns by which InferenceX's own results are known: their latencies are in seconds and say no unit, and its
@@ -54,6 +60,9 @@ PARALLELISM = (
 )
 DEGREES = ("tp", "pp", "dp", "ep")
 
+_FROM_NOTHING = re.compile(r"\s*0(?:\.0*)?(?=\s*-)", re.ASCII)
+"""The low end of a spread of lengths from a single token on."""
+
 _TWO = re.compile(r"\s*([0-9][0-9,.]*[kK]?)\s*[/,:|x]\s*([0-9][0-9,.]*[kK]?)\s*", re.ASCII)
 _DEGREE = re.compile(r"(TEP|DEP|TP|PP|DP|EP)[\s_=:-]*([1-9][0-9]{0,3})", re.ASCII | re.IGNORECASE)
 _SPELLED = re.compile(
@@ -64,11 +73,25 @@ _WAYS = re.compile(r"\b([1-9][0-9]{0,3})[\s-]?way[\s-]+(TEP|DEP|TP|PP|DP|EP)\b",
 _NOT_SAID = re.compile(r"(?:TEP|DEP|TP|PP|DP|EP)\s*[=:-]\s*(?=$|[,;/+&|\s])", re.ASCII | re.IGNORECASE)
 """A degree without its number (``EP=``), which says nothing."""
 _SINGLE = re.compile(r"none|no|single([\s_-]?gpu)?|1([\s-]?gpu)?", re.ASCII | re.IGNORECASE)
+_APART = re.compile(
+    r"(?<![a-z0-9])\d+\s*[PD]\s*\d+\s*[PD](?![a-z])|prefill|decode|disagg|\b[PD]\s*[:=]", re.ASCII | re.IGNORECASE
+)
+"""Prefill and decode engines (``2P4D``, ``P:TP8, D:TP16``)."""
+
+ENGINES_APART = "prefill and decode engines apart are no one configuration"
+WAY_APART = "predict them with --engines prefill=…,decode=…, or leave the column out for the engine alone"
+
 _BETWEEN = re.compile(r"[\s,;/+&_|-]*", re.ASCII)
 THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
 """A whole number with a comma before every three digits."""
 _DEGREES_OF = {**{name: (name,) for name in DEGREES}, "tep": ("tp", "ep"), "dep": ("dp", "ep")}
 """TEP and DEP: attention tensor or data parallel, experts shared out over as many."""
+
+DATA_SETS = ("dataset_name", "dataset")
+"""Columns of whose requests were sent; range ratios are of those whose name begins with ``random``."""
+
+LIMIT = "max_concurrency"
+"""Column of load generators for the most requests at once; beside it ``concurrency`` is the mean that was measured."""
 
 BATCH = "batch_size"
 """Column of AIConfigurator's samples and of tables made by hand: requests at once in each attention replica."""
@@ -83,8 +106,20 @@ LLMPERF_FORMAT, LLMPERF_VERSION = "results_ttft_s_mean", "2023-08-31"
 DTYPES = ("dtype", "torch_dtype", "model_dtype", "data_type")
 """Columns that hold how tensors are computed in or how weights are stored."""
 
+SIGNS = (BATCH, RATIO, ANSWERED, *TOTALS.values(), *ACHIEVED)
+"""Columns that are read by these names alone, in any spelling."""
+
+AGREES = 0.05
+"""Share by which mean lengths may differ from those that a range ratio makes."""
+
 ENDLESS = ("inf", "infinity")
 ON, OFF = ("true", "yes", "1"), ("false", "no", "0")
+
+
+def is_inferencex(columns: Collection[str]) -> bool:
+    """Whether ``columns`` are those of InferenceX's results, or of its interface (``hardware``, ``conc``, and a user's
+    tokens a second as ``mean_intvty``)."""
+    return set(INFERENCEX) <= set(columns) or ({"hardware", "conc", "mean_intvty"} <= set(columns))
 
 
 def of_inferencex(table: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +129,7 @@ def of_inferencex(table: pd.DataFrame) -> pd.DataFrame:
 
 def load_told(columns: Container[str]) -> bool:
     """Whether ``columns`` say how many requests came, or were there at once."""
-    return any(name in columns for name in ("workload", "concurrency", "rate", BATCH))
+    return any(name in columns for name in ("workload", "concurrency", "rate", LIMIT, BATCH))
 
 
 def lengths_told(columns: Collection[str]) -> bool:
@@ -118,6 +153,10 @@ def in_one_cell(record: Mapping[str, str]) -> dict[str, str]:
             out |= {name: both[i] for i, name in enumerate(TOTALS, 1) if not out.get(name)}
         elif column in DEGREES and (own := _DEGREE.fullmatch(text)) and own[1].casefold() == column:
             out[column] = own[2]
+        elif column == "tp" and len(_DEGREE.findall(text)) > 1:  # TP8EP8
+            found = _degrees(column, text, None)
+            _agree(column, text, {**record, "tp": ""})
+            out |= {"tp": "", **found}
         elif text and folded(column) in PARALLELISM:
             told = any(record.get(name) for name in DEGREES)
             out |= {} if told else _degrees(column, text, record.get("num_gpus") or gpus_counted(record.get("gpu", "")))
@@ -151,6 +190,8 @@ def _degrees(column: str, text: str, gpus: str | int | None) -> dict[str, str]:
         InputError: it tells none, two of one kind, or something else beside them.
     """
     out: dict[str, str] = {}
+    if _APART.search(text):
+        raise Unsupported(f"{column}: {shown(text)}: {ENGINES_APART}", WAY_APART)
     said = _in_short(text)
     for word, count in _DEGREE.findall(said):
         for name in _DEGREES_OF[word.casefold()]:
@@ -193,34 +234,108 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     if record.get(LLMPERF_FORMAT) and record.get("version") == LLMPERF_VERSION:
         record = {**record, "version": ""}
     record = _in_dtype(record)
-    out = _users_of_replicas(as_sampled(in_one_cell(record), notes))
+    out = _users_of_replicas(as_sampled(in_one_cell(_one_engine(_limited(record))), notes))
     _one_load(out, notes)
     if out.get("rate", "").casefold() in ENDLESS:
         out["rate"] = ""
         if not out.get("concurrency") and out.get("requests"):
             out |= {"concurrency": out["requests"], "mode": "burst"}
             notes.append(f"rate is without end: all {out['requests']} requests are sent at once")
+    _at_most_sent(out, notes)
+    if low := _FROM_NOTHING.match(out.get("spread", "")):
+        out["spread"] = f"{SHORTEST:g}{out['spread'][low.end() :]}"
+        notes.append(f"spread: the shortest are taken to be {SHORTEST:g} of a length")
+    means = _means(out)
     ratio = "" if out.get("spread") else out.get(RATIO, "")
-    for name, total in TOTALS.items():
-        if (out.get(name) and not ratio) or not (out.get(total) and out.get(ANSWERED)):
-            continue
-        tokens, count = (number(out.get(column, "")) for column in (total, ANSWERED))
-        if tokens is None or count is None or not count > 0 or not 1 <= tokens / count < math.inf:
-            raise InputError(
-                f"{total}, {ANSWERED}: {shown(out[total])} of {shown(out.get(ANSWERED, ''))} are no lengths",
-                f"give {name}, or the tokens of all requests and how many were answered",
-            )
-        out[name] = str(round(tokens / count))
-        notes.append(f"{name} is {total} \u00f7 {ANSWERED}: {out[name]}")
-    if ratio and not (out.get(ANSWERED) and all(out.get(total) for total in TOTALS.values())):
+    if ratio and means is not None and not _made_by(ratio, means, out):
+        ratio, out = "", out | dict.fromkeys(TOTALS, "")
+    if ratio:
         out["spread"] = _spread(ratio, out.get("framework", ""), notes)
+    from_totals = means is not None and not ratio
+    for name, mean in (means or {}).items():
+        if not out.get(name):
+            out[name] = str(round(mean))
+            notes.append(f"{name} is {TOTALS[name]} \u00f7 {ANSWERED}: {out[name]}")
     out = as_drawn(out, notes)
-    if record.get("mode") and not (out.get("spread") or out.get("osl_length_biased")):
-        lengths = [number(record.get(name, "")) for name in TOTALS]
+    if (record.get("mode") or from_totals) and not (out.get("spread") or out.get("osl_length_biased")):
+        lengths = [number((out if from_totals else record).get(name, "")) for name in TOTALS]
         if not all(each is None or chosen(each) for each in lengths):
             out["spread"] = DATA_SET
             notes.append("isl, osl: no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
+    if not (out.get("spread") or out.get("osl_length_biased")) and (own := _recorded(record)):
+        out["spread"] = DATA_SET
+        notes.append(f"isl, osl: means of {own}: lengths are taken to be 0.5 to 1.5 of them")
     return _experts(out, notes)
+
+
+def _at_most_sent(out: dict[str, str], notes: list[str]) -> None:
+    """More users than requests that were sent in all never were there: each request came at once, and no more."""
+    users, sent = (number(out.get(name, "")) for name in ("concurrency", "requests"))
+    if users is None or sent is None or not 1 <= sent < users or sent != int(sent):
+        return
+    notes.append(f"concurrency: no more than the {sent:g} requests that were sent were there at once, of {users:g}")
+    out |= {"concurrency": f"{sent:g}", "mode": "burst"}
+
+
+def _recorded(record: Mapping[str, str]) -> str:
+    """The data set of conversations that requests were drawn from, as it is called; "": none is named."""
+    named = (text for name, text in record.items() if folded(name) in DATA_SETS)
+    return next((text for text in named if _CONVERSATIONS.search(text)), "")
+
+
+def _limited(record: Mapping[str, str]) -> Mapping[str, str]:
+    """``record`` of a load generator that bounds the requests at once and says how many there were in the mean."""
+    if LIMIT not in record or not record.get(ANSWERED) or not record.get("concurrency"):
+        return record
+    rated = bool(record.get("rate"))
+    return {**record, "concurrency": record[LIMIT] or ("" if rated else record["concurrency"])}
+
+
+def _one_engine(record: Mapping[str, str]) -> Mapping[str, str]:
+    """``record`` of InferenceX's interface, which says the degrees of an engine as those of its two roles."""
+    roles = {name: (record.get(f"prefill_{name}", ""), record.get(f"decode_{name}", "")) for name in ROLES}
+    if record.get("tp") or not all(roles["tp"]):
+        return record
+    for name, (prefill, decode) in roles.items():
+        if prefill != decode:
+            raise Unsupported(
+                f"prefill_{name}, decode_{name}: {shown(prefill)}, {shown(decode)}: {ENGINES_APART}", WAY_APART
+            )
+    return {**record, **{name: decode for name, (_, decode) in roles.items() if decode}}
+
+
+def _means(record: Mapping[str, str]) -> dict[str, float] | None:
+    """Mean lengths where ``record`` says how many tokens its answered requests had.
+
+    Raises:
+        InputError: they are no lengths.
+    """
+    if not record.get(ANSWERED) or not any(record.get(total) for total in TOTALS.values()):
+        return None
+    out: dict[str, float] = {}
+    for name, total in TOTALS.items():
+        if not record.get(total):
+            continue
+        tokens, count = number(record[total]), number(record[ANSWERED])
+        if tokens is None or count is None or not count > 0 or not 1 <= tokens / count < math.inf:
+            raise InputError(
+                f"{total}, {ANSWERED}: {shown(record[total])} of {shown(record[ANSWERED])} are no lengths",
+                f"give {name}, or the tokens of all requests and how many were answered",
+            )
+        out[name] = tokens / count
+    return out
+
+
+def _made_by(ratio: str, means: Mapping[str, float], record: Mapping[str, str]) -> bool:
+    """Whether mean lengths are those that a range ratio makes of the record's; not of data sets, beside which SGLang's
+    results have the defaults of its random lengths."""
+    data = next((text for name, text in record.items() if folded(name) in DATA_SETS and text), "random")
+    ends = _ends(ratio, record.get("framework", ""))
+    asked = {name: number(record.get(name, "")) for name in TOTALS}
+    return folded(data).startswith("random") and all(
+        (length := asked[name]) is not None and abs(mean / (length * sum(ends) / 2) - 1) <= AGREES
+        for name, mean in means.items()
+    )
 
 
 def _in_dtype(record: Mapping[str, str]) -> Mapping[str, str]:
@@ -230,6 +345,10 @@ def _in_dtype(record: Mapping[str, str]) -> Mapping[str, str]:
     if not said or record.get("precision"):
         return record
     word = weights_word(said)
+    if folded(said) not in words().precisions and any(
+        folded(name) == "data_type" and text == said for name, text in record.items()
+    ):
+        return record  # synthetic, text: of the requests
     return record if word in ("auto", "bf16", "fp16", "fp32", "float32") else {**record, "precision": word}
 
 
@@ -259,24 +378,31 @@ def _one_load(out: dict[str, str], notes: list[str]) -> None:
 
 
 def _spread(ratio: str, framework: str, notes: list[str]) -> str:
-    """What generators call a range ratio: SGLang draws from that share of the length on, vLLM on both sides of it."""
+    low, high = _ends(ratio, framework)
+    if low == high:
+        return ""
+    notes.append(f"{RATIO} {ratio}: lengths between {low:g} and {high:g} of isl and osl")
+    return f"{low:g}-{high:g}"
+
+
+def _ends(ratio: str, framework: str) -> tuple[float, float]:
+    """What generators call a range ratio: SGLang draws from that share of the length on, vLLM on both sides of it.
+
+    Raises:
+        InputError: it is no share, or the framework is neither.
+    """
     value = number(ratio)
     if value is None or not 0 <= value <= 1:
         raise InputError(f"{RATIO}: {shown(ratio)} is no share", "give one between 0 and 1, or a spread, as 0.8-1")
     whose = folded(framework)
     if whose.startswith(("sgl", "dynamo_sgl")):
-        low, high = max(value, SHORTEST), 1.0
-    elif whose.startswith("vllm"):
-        low, high = max(1 - value, SHORTEST), 1 + value
-    else:
-        raise InputError(
-            f"{RATIO}: SGLang and vLLM mean different things by it, and the framework is {framework}",
-            "give spread in its place: 0.8-1 for lengths from 80 % on",
-        )
-    if low == high:
-        return ""
-    notes.append(f"{RATIO} {ratio}: lengths between {low:g} and {high:g} of isl and osl")
-    return f"{low:g}-{high:g}"
+        return max(value, SHORTEST), 1.0
+    if whose.startswith("vllm"):
+        return max(1 - value, SHORTEST), 1 + value
+    raise InputError(
+        f"{RATIO}: SGLang and vLLM mean different things by it, and the framework is {framework}",
+        "give spread in its place: 0.8-1 for lengths from 80 % on",
+    )
 
 
 def _experts(record: dict[str, str], notes: list[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from costmodels.step.communication import Network
 from planner.contract.engine import NOTHING
 from planner.contract.models import drafting_with, read_draft
 from planner.contract.progress import Step
-from planner.contract.words import cell, columns_meant, precision_on
+from planner.contract.words import cell, precision_on
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
 from planner.serving.asked_rows import (
@@ -40,9 +40,11 @@ from planner.serving.asked_rows import (
     asked_row,
 )
 from planner.serving.configuration import RECIPE_FIELDS
-from planner.serving.harness_words import INFERENCEX, lengths_told, load_told, of_inferencex
+from planner.serving.containers import CONTAINER, framework_column
+from planner.serving.harness_words import is_inferencex, lengths_told, load_told, of_inferencex
 from planner.serving.layouts import refused_on_nodes
 from planner.serving.role_answers import RoleAnswer, answered
+from planner.serving.same_columns import agreed, columns_read, with_drafts
 from planner.serving.wide_experts import WIDE_FIELDS
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
@@ -81,8 +83,10 @@ FALLS_BEHIND = (
     f"{LONG:,} requests to one engine would see, and grow with more"
 )
 
+FRAMEWORK_TOLD = frozenset(("version", CONTAINER))
+"""Columns that may tell the framework, too."""
+
 PREDICTED_PREFIX, PREDICTED_SUFFIX = "predicted_", "_predicted"
-CONTAINER = "container"
 EXPERT_WIDTH = "expert width"
 """What the reason begins with for which a layout does not cut experts."""
 
@@ -123,10 +127,12 @@ def predict(
     Raises:
         InputError: the table is empty, lacks a column, or has one twice.
     """
-    meant = _meant(table)
-    given = table.rename(columns=meant)
+    meant, beside = columns_read(table, (*REQUIRED, *OPTIONAL))
+    given = with_drafts(table.rename(columns=meant), meant)
+    if "framework" not in given.columns and (told := framework_column(list(map(str, table.columns)))):
+        given = given.assign(framework=told)
     _check_columns(given)
-    given = of_inferencex(given) if beside_measured and set(INFERENCEX) <= set(table.columns) else given
+    given = of_inferencex(given) if beside_measured and is_inferencex(table.columns) else given
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[Group, list[AskedRow]] = {}
@@ -138,7 +144,9 @@ def predict(
     for index, record in enumerate(records):
         try:
             text = {str(name): _said(str(name), str(value)) for name, value in record.items()}
-            row = asked_row(index, text, find_model, find_workload, catalogue)
+            notes: list[str] = []
+            text = agreed(text, beside, table.columns, notes)
+            row = asked_row(index, text, find_model, find_workload, catalogue, notes)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = error.line
@@ -159,9 +167,13 @@ def predict(
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out).rename(columns=columns)], axis=1)
 
 
+SAY_NOTHING = ("exchange", "overlap", "moe_a2a_backend", "all2all_backend")
+"""Columns in which ``none`` is a word."""
+
+
 def _said(name: str, text: str) -> str:
     """A cell; ``none`` is a way to exchange tokens, and to overlap nothing."""
-    return NOTHING if name in ("exchange", "overlap") and text.strip() == NOTHING else cell(text)
+    return NOTHING if name in SAY_NOTHING and text.strip() == NOTHING else cell(text)
 
 
 def added_columns(columns: Iterable[str], *, beside_measured: bool = False) -> dict[str, str]:
@@ -177,23 +189,11 @@ def added_columns(columns: Iterable[str], *, beside_measured: bool = False) -> d
     return out
 
 
-def _meant(table: pd.DataFrame) -> dict[str, str]:
-    """Columns of ``table`` that have another name than ours → ours. Of InferenceX, ``image`` is the container that the
-    engine runs in."""
-    meant = columns_meant(table.columns, (*REQUIRED, *OPTIONAL))
-    if (
-        "image" in table.columns
-        and "images" not in table.columns
-        and table["image"].astype(str).str.contains("[/:]").any()
-    ):
-        meant["image"] = CONTAINER if "version" in (*table.columns, *meant.values()) else "version"
-    return meant
-
-
 def _check_columns(table: pd.DataFrame) -> None:
     """``table``: ``given`` with its columns in our words."""
     lengths = () if "workload" in table.columns or lengths_told(table.columns) else ("isl", "osl")
-    missing = [name for name in (*REQUIRED, *lengths) if name not in table.columns]
+    needed = [name for name in REQUIRED if name != "framework" or not FRAMEWORK_TOLD & set(table.columns)]
+    missing = [name for name in (*needed, *lengths) if name not in table.columns]
     if missing:
         raise InputError(
             f"columns: {', '.join(missing)} missing",
@@ -320,7 +320,7 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
         if room.sequences[i] < 1:
             out["error"][row.index] = room.refusal(i, engine, served)
             continue
-        told = (out["note"][row.index], *engine.told(served, bool(room.raised[i]), int(room.running[i])))
+        told = (out["note"][row.index], *engine.told(served, float(room.taken[i]), int(room.running[i])))
         out["note"][row.index] = "; ".join(filter(None, told))
     fits = np.flatnonzero(room.sequences >= 1)
     if not len(fits):

@@ -276,14 +276,14 @@ def document_of(
 ) -> Predictions:
     """The document of a table that :func:`planner.serving.prediction_table.predict` made, and its scores."""
     from costmodels.kernels.cost_model import cost_model_version
-    from planner.contract.words import columns_meant
+    from planner.contract.words import columns_of
     from planner.serving.prediction_table import ADDED, OPTIONAL, PREDICTED_PREFIX, PREDICTED_SUFFIX, REQUIRED
     from profiles.store import shipped_pack
 
     ours = {*ADDED, *REQUIRED, *OPTIONAL} - TEXTS
     columns = [str(name) for name in table.columns]
     numbers = {name for name in columns if _own(name, PREDICTED_PREFIX, PREDICTED_SUFFIX) in ours}
-    gpu = next((name for name, own in columns_meant(columns, ["gpu"]).items() if own == "gpu"), "gpu")
+    gpu = "gpu" if "gpu" in columns else columns_of(columns, ["gpu"])["gpu"][0]
     rows = tuple(
         {name: _cell(value) if name in numbers else str(value) for name, value in zip(columns, row, strict=True)}
         for row in table.itertuples(index=False, name=None)

@@ -14,7 +14,7 @@ from planner.contract.engine import NOTHING, Layout, Role
 from planner.contract.words import exchange_word, folded
 from profiles.errors import InputError
 from profiles.hardware import Fabric, Gpu
-from profiles.values import shown, whole
+from profiles.values import number, shown
 
 WIDE_FIELDS = ("role", "exchange", "redundant", "overlap", "eplb", "dispatch_tokens")
 CHOSEN_FIELDS = WIDE_FIELDS[1:]
@@ -78,12 +78,13 @@ def wide_asked(record: Mapping[str, str]) -> WideAsked:
         _number("redundant", given["redundant"], 0) if "redundant" in given else None,
         word("overlap", OVERLAPS, OVERLAP_WORDS),
         word("eplb", BALANCES, _BALANCE_WORDS),
-        _number("dispatch_tokens", given["dispatch_tokens"], 1) if "dispatch_tokens" in given else None,
+        _number("dispatch_tokens", given["dispatch_tokens"], 0) if "dispatch_tokens" in given else None,
     )
 
 
 def _number(name: str, text: str, least: int) -> int:
-    value = whole(text)
+    written = number(text)  # data frames write 32.0 where another cell of the column is blank
+    value = None if written is None or written != int(written) else int(written)
     if value is None or not least <= value <= 10**6:
         raise InputError(f"{name}: {shown(text)} is no whole number", f"give {least} or more, or leave it out")
     return value
@@ -139,8 +140,8 @@ def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: Engi
             )
         if overlap not in can.overlaps_of(exchange):
             if overlap not in can.overlaps:
-                words = ", ".join(("none", *can.overlaps))
-                raise InputError(f"overlap: {on.framework.full_name} has no {overlap}", f"give one of {words}")
+                words = " or ".join(f"overlap={word}" for word in ("none", *can.overlaps))
+                raise InputError(f"overlap: {on.framework.full_name} has no {overlap}", f"give {words}")
             others = [
                 name
                 for name in can.exchanges
@@ -152,9 +153,15 @@ def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: Engi
             )
     dispatch = asked.dispatch_tokens or 0
     if dispatch and like != "low_latency":
+        fits = "low_latency" in can.exchanges and not refused_exchange("low_latency", layout, asked.role, experts, on)
         raise InputError(
             f"dispatch_tokens: {dispatch}, but exchange {exchange} has no buffers of a fixed size",
-            "leave dispatch_tokens out, or give exchange=low_latency",
+            f"leave dispatch_tokens out{', or give exchange=low_latency' if fits else ''}",
+        )
+    if asked.dispatch_tokens == 0 and like == "low_latency":
+        raise InputError(
+            f"dispatch_tokens: 0, but exchange {exchange} has buffers of a fixed size",
+            f"give 1 to {can.dispatch_tokens[1]}, or leave it out",
         )
     most = can.dispatch_tokens[1]
     if dispatch > most:
@@ -268,7 +275,9 @@ def refused_exchange(
         if not each.across:
             return (
                 f"reaches no further than one NVLink domain of {on.gpus_per_node} GPUs",
-                f"share the experts out over at most {on.gpus_per_node} GPUs, or give another exchange",
+                f"share the experts out over at most {on.gpus_per_node} GPUs, or give {instead()}"
+                if experts.top_k < on.gpus_per_node or not each.above_top_k
+                else f"give {instead()}",
             )
         if kind not in each.across:
             return (
@@ -298,6 +307,12 @@ def _check_slots(layout: Layout, experts: MixtureOfExperts, redundant: int, eplb
             if redundant
             else f"ep: {experts.experts} experts do not divide by ep {layout.ep}",
             f"EP{layout.ep} needs {experts.experts + copies} slots: redundant={copies}",
+        )
+    most = experts.experts * (layout.ep - 1)
+    if redundant > most:
+        raise InputError(
+            f"redundant: {redundant} copies of {experts.experts} experts are more than one of each on every GPU",
+            f"give at most {most}",
         )
     if redundant and eplb == "off" and framework.parallelism.copies_need_balancer:
         raise InputError(

@@ -79,7 +79,18 @@ def check_asked(request: PlanRequest, served: ServedModel, found: WideLayouts) -
     if experts is None:
         raise InputError(f"{said}, but {served.model.name} has no experts", f"leave {field} out")
     on = EngineMachines(served.framework, served.gpu, served.network.gpus_per_node, served.network.fabric)
-    can = on.framework.parallelism.exchanges
+    known = on.framework.parallelism
+    can = known.exchanges
+    if asked.exchange == NOTHING:
+        raise InputError(f"{said} is said of an exchange, and exchange is none", f"leave exchange or {field} out")
+    if asked.overlap not in (None, "none", *known.overlaps):
+        words = " or ".join(f"overlap={word}" for word in ("none", *known.overlaps))
+        raise InputError(f"overlap: {on.framework.full_name} has no {asked.overlap}", f"give {words}")
+    if asked.redundant and asked.eplb == "off" and known.copies_need_balancer:
+        raise InputError(
+            f"redundant: {on.framework.full_name} keeps no copies of experts without a balancer, and eplb is off",
+            "give eplb=static or dynamic, or redundant=0",
+        )
     if asked.exchange is not None:
         names = exchanges_called(asked.exchange, on)
         gpus = 2 * on.gpus_per_node
@@ -88,10 +99,12 @@ def check_asked(request: PlanRequest, served: ServedModel, found: WideLayouts) -
         if why is not None:
             raise InputError(f"exchange: {names[0]}: {why[0]}", why[1])
     if asked.redundant is not None:
-        copies = ", ".join(f"{-experts.experts % size} with {size} GPUs" for size in (16, 24, 32, 48, 72))
+        most = max(pool.gpus for pool in request.cluster.pools)
+        sizes = [size for size in (8, 16, 24, 32, 48, 72) if size <= most]
+        copies = ", ".join(f"{fewest_copies(experts.experts, size)} with {size} GPUs" for size in sizes)
         raise InputError(
             f"redundant: {experts.experts} experts and {asked.redundant} copies divide by no group of GPUs here",
-            f"leave redundant out, or give as many as divide: {copies}",
+            f"leave redundant out{copies and f', or give as many as divide: {copies}'}",
         )
     raise InputError(
         f"{said}: no engines of {served.model.name} on {on.gpu.name} under {on.framework.title} exchange tokens so",

@@ -97,7 +97,7 @@ def request_of(number: int, **more: Any) -> tuple[dict[str, Any], Service]:
     ]
     pools = [{"gpu": gpu, "as_needed": True} for gpu in types]
     service = {"name": "s", "model": model, "slo": promise.format(p=percentile), "load": {"classes": classes}}
-    asked = {"cluster": {"name": "c", "pools": pools}, "services": [service], "time_limit_s": 20, **more}
+    asked = {"cluster": {"name": "c", "pools": pools}, "services": [service], **more}
     return asked, Service(number, model, percentile, len(classes), rps)
 
 

@@ -58,6 +58,8 @@ BARS = {
     "H200 in windows of 250 ms, the same requests: p99, %": 8.0,
     "H200 in windows of 250 ms, the same requests: autocorrelation, R²": 0.9,
     "H200 in windows of 250 ms, the same requests: normalised RMSE": 0.2,
+    "B200 rows held out: R²": 0.78,
+    "B200 rows held out: watts, median %": 5.4,
 }
 
 

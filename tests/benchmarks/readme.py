@@ -1,4 +1,4 @@
-"""Writes the figures of README.md, docs/accuracy.md and docs/training.md from ``costmodels/evidence/``:
+"""Writes the figures of README.md, docs/accuracy.md, docs/power.md and docs/training.md from ``costmodels/evidence/``:
 ``python -m tests.benchmarks.readme [--check]``."""
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.benchmarks.cards import EVIDENCE
 from tests.benchmarks.fleets_told import summary as fleets
+from tests.benchmarks.power_told import summary as power
 
 ROOT = Path(__file__).parents[2]
 START, END = "<!-- figures: tests/benchmarks/readme.py -->", "<!-- end of figures -->"
@@ -271,7 +272,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail where a file differs, write nothing")
     check: bool = parser.parse_args().check
-    pages = {"README.md": shortest, "docs/accuracy.md": figures, "docs/training.md": training}
+    pages = {
+        "README.md": shortest,
+        "docs/accuracy.md": figures,
+        "docs/power.md": power,
+        "docs/training.md": training,
+    }
     for name, write in pages.items():
         path = ROOT / name
         text = path.read_text(encoding="utf-8")

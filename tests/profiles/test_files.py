@@ -178,6 +178,19 @@ def test_cells_may_be_parted_by_semicolons_or_tabs(tmp_path: Path, text: str, ce
     assert list(table.columns) == ["a", "b"]
 
 
+def test_remarks_above_the_header_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("\ufeff# measured, by somebody, in May\n# https://example.org\na,b\n1,2\n3,4\n", encoding="utf-8")
+    table = read_table(Source(path, "", ""))
+    assert list(table.columns) == ["a", "b"]
+    assert table["b"].tolist() == ["2", "4"]
+    path.write_text("# remark\na,b\n1,2,3,4\n")
+    with pytest.raises(InputError, match="line"):
+        read_table(Source(path, "", ""))
+    path.write_text("#,b\n1,2\n")
+    assert list(read_table(Source(path, "", "")).columns) == ["#", "b"]
+
+
 def test_commas_beside_decimals_with_a_point_are_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("isl;ttft_ms\n1,024;12.5\n")
     with pytest.raises(InputError, match="has '1,024' beside decimals with a point") as caught:

@@ -365,6 +365,20 @@ class CommandLine(Facts):
     quantize: dict[str, str]
 
 
+class Switch(Facts):
+    """An option of how experts are reached or balanced, which says one of our fields by its values.
+
+    Attributes:
+        field: ours.
+        values: the option's → our word; null: it says nothing of the field.
+        within: the word of the field within which the option alone counts (SGLang's modes of DeepEP); null: any.
+    """
+
+    field: str
+    values: dict[str, str | None]
+    within: str | None = None
+
+
 class StandIn(Facts):
     """Which measured rows speak for an operation in a precision, where a framework runs it by default otherwise than
     the pack timed it under its name."""

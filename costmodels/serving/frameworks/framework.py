@@ -24,6 +24,7 @@ from costmodels.serving.frameworks.facts import (
     MemoryBudget,
     Parallelism,
     StandIn,
+    Switch,
 )
 from costmodels.serving.frameworks.history import Basis, Chosen, Entry, Release, choose_release, part_at
 from costmodels.serving.frameworks.names import CALIBRATION, FOLDER, framework_names
@@ -41,6 +42,10 @@ PARTS = (
 )
 """The parts whose facts are dated."""
 
+_SWITCHED = {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false", "off": "false"}
+_NOTHING_SAID = ("off", "none")
+"""Words of a switch that is off, which say nothing against another."""
+
 _LONGEST_RELEASE = 200  # characters: the name of an image and its tag
 
 PREDICTED = ("limits", "memory", "scheduler", "overheads")
@@ -56,7 +61,7 @@ class Framework(Facts):
         fitted: what its engine takes beyond its kernels, as fitted to runs of the releases that ``overheads`` covers.
         bases: where the facts of each of :data:`PARTS` come from.
         words: its own words for what users say of an engine → ours; those ``of_all_replicas`` count what ours count of
-            one attention replica.
+            one attention replica. ``switches``: options whose values say one of our fields.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Framework(Facts):
     stand_ins: tuple[StandIn, ...]
     words: dict[str, str]
     words_of_all_replicas: tuple[str, ...]
+    switches: dict[str, Switch]
     fitted: Calibration
     bases: tuple[Basis, ...]
 
@@ -191,6 +197,33 @@ class Framework(Facts):
             out[ours] = value
         return out
 
+    def with_switches(self, given: Mapping[str, str]) -> dict[str, str]:
+        """``given`` with what the framework's own switches say in our fields.
+
+        Raises:
+            InputError: a value that they do not have, or that contradicts what is given beside.
+        """
+        out = {name: value for name, value in given.items() if name not in self.switches}
+        for name, switch in self.switches.items():
+            if not (said := given.get(name, "").strip().casefold().replace("-", "_")):
+                continue
+            said = _SWITCHED.get(said, said)
+            if said not in switch.values:
+                raise InputError(
+                    f"{name}: {shown(given[name])} is not known", f"give one of {', '.join(switch.values)}"
+                )
+            before, word = out.get(switch.field, ""), switch.values[said]
+            if switch.within is not None and before.strip().casefold() != switch.within:
+                continue
+            if word is None or (before and word in _NOTHING_SAID):
+                continue
+            if before and switch.within is None and before.casefold() != word:
+                raise InputError(
+                    f"{name}: {shown(given[name])} contradicts {switch.field} {shown(before)}", "give one of them"
+                )
+            out[switch.field] = word
+        return out
+
     def missing(self, gpu: Gpu) -> str | None:
         """Why the framework does not run on ``gpu`` at all, or None where it does."""
         can = self.capabilities
@@ -260,6 +293,7 @@ class FrameworkFile(Facts):
     also_called: tuple[str, ...] = ()
     words: dict[str, str] = Field(default_factory=dict)
     words_of_all_replicas: tuple[str, ...] = ()
+    switches: dict[str, Switch] = Field(default_factory=dict)
 
     def at(self, name: str, chosen: Chosen, fitted: Calibration) -> Framework:
         """The framework at a release.
@@ -283,6 +317,7 @@ class FrameworkFile(Facts):
             ),
             words=self.words,
             words_of_all_replicas=self.words_of_all_replicas,
+            switches=self.switches,
             fitted=fitted,
             bases=tuple(basis for _, basis in found.values()),
             **facts,
@@ -327,7 +362,7 @@ class Registry:
     @property
     def words(self) -> frozenset[str]:
         """What users say of an engine, in the words of any framework."""
-        return frozenset(word for file in self._files.values() for word in file.words)
+        return frozenset(word for file in self._files.values() for word in (*file.words, *file.switches))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from planner.exports.gpu_names import gpu_name
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
 from planner.launchers.checks import said
+from planner.launchers.front import NodeStart
 from planner.launchers.places import Place
 from planner.launchers.releases import CommandOption
 
@@ -22,6 +23,10 @@ OWN = ("--port", "--host")
 OF_REPLICAS = ("--data-parallel-size-local", "--data-parallel-address", "--data-parallel-rpc-port")
 """What Serve tells each attention replica itself: it places them by gangs, and a replica of its deployment is a group
 of ``data_parallel_size`` of them (ray 2.60.0, ray/llm/_internal/serve/serving_patterns/data_parallel)."""
+
+
+ITS_OWN = "VLLM_NIXL_SIDE_CHANNEL"
+"""Variables that Serve's NIXL backend sets in each replica (written from knowledge of ray.llm, not from a checkout)."""
 
 
 VLLM = "0.29"
@@ -81,18 +86,25 @@ class RayServe(ServingTarget):
     def _config(self, group: str) -> dict[str, Any]:
         engines = [engine for engine in self.fleet.engines if engine.group.id == group]
         engine = engines[0]
+        said = self._start(engine).environment
+        variables = {name: value for name, value in said.items() if not name.startswith(ITS_OWN)}
         return {
             "model_loading_config": {"model_id": self.plan.request.model, "model_source": engine.spec.model},
             "accelerator_type": gpu_name(engine.group.gpu, "ray"),
             "deployment_config": {"autoscaling_config": {"min_replicas": len(engines), "max_replicas": len(engines)}},
             "engine_kwargs": self.engine_arguments(engine),
+            **({"runtime_env": {"env_vars": variables}} if variables else {}),
         }
+
+    def _start(self, engine: PlacedEngine) -> NodeStart:
+        """As it would be started on one node that held all of it."""
+        whole = Place("0", True, (engine.group.layout.gpus,), "", "", self.fleet.ports(engine, alone=True), "")
+        return self.fleet.start(engine, whole)
 
     def engine_arguments(self, engine: PlacedEngine) -> dict[str, Any]:
         """The engine's options as vLLM's engine arguments have them."""
         fleet = self.fleet
-        whole = Place("0", True, (engine.group.layout.gpus,), "", "", fleet.ports(engine, alone=True), "")
-        words = fleet.start(engine, whole).command[len(fleet.framework.command.program) :]
+        words = self._start(engine).command[len(fleet.framework.command.program) :]
         out: dict[str, Any] = {}
         assert fleet.options is not None
         for flag, option, values in said(fleet.options, words):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from costmodels.estimates import Floats
-from planner.contract.words import cell, columns_meant, words
+from planner.contract.words import cell, columns_of, words
 from planner.serving.gpu_words import gpus_counted
 from planner.serving.harness_words import INFERENCEX
 from profiles.errors import InputError
@@ -70,8 +70,10 @@ def _latency(column: str) -> tuple[str, float] | None:
         text = said.sub(short, text)
     words = [word for word in re.split(r"[^a-z0-9]+", text) if word and word not in _WHOSE]
     kinds = [[table[word] for word in words if word in table] for table in (_LATENCY, _STATISTIC, _IN_MS)]
+    known = sum(map(len, kinds))
     name, part, unit = kinds
-    if len(name) != 1 or len(unit) != 1 or len(part) > 1 or sum(map(len, kinds)) != len(words):
+    name = sorted(set(name))  # time-to-first-token [TTFT]
+    if len(name) != 1 or len(unit) != 1 or len(part) > 1 or known != len(words):
         return None
     quantity = f"{name[0]}_ms_{part[0] if part else 'mean'}"
     return (quantity, float(unit[0])) if quantity in QUANTITIES else None
@@ -162,20 +164,21 @@ def _one(quantity: str, columns: list[tuple[str, Floats]]) -> Floats:
 
 def _gpus(table: pd.DataFrame) -> Floats:
     """GPUs of the engine of each row: the product of its degrees, else as many as it has; one where neither says."""
-    meant = columns_meant(table.columns, ("tp", "pp", "dp", "num_gpus", "gpu"))
-    named = {meant.get(str(column), str(column)): column for column in table.columns}
+    same = columns_of(table.columns, ("tp", "pp", "dp", "num_gpus", "gpu"))
+
+    def cells(name: str) -> list[str]:
+        columns = [*([name] if name in table.columns else []), *same.get(name, ())]
+        rows = table[columns].itertuples(index=False, name=None)
+        return [next(filter(None, (cell(str(text)) for text in row)), "") for row in rows]
+
     out, told = np.ones(len(table)), np.zeros(len(table), np.bool_)
     for name in ("tp", "pp", "dp"):
-        if name in named:
-            values = np.array([number(cell(str(text))) or np.nan for text in table[named[name]]], np.float64)
-            told |= np.isfinite(values)
-            out *= np.where(np.isfinite(values), values, 1.0)
-    if "num_gpus" in named:
-        counts = np.array([number(cell(str(text))) or np.nan for text in table[named["num_gpus"]]], np.float64)
-        out, told = np.where(told, out, counts), told | np.isfinite(counts)
-    if "gpu" in named:
-        counts = np.array([gpus_counted(str(text)) or np.nan for text in table[named["gpu"]]], np.float64)
-        out, told = np.where(told, out, counts), told | np.isfinite(counts)
+        values = np.array([number(text) or np.nan for text in cells(name)], np.float64)
+        told |= np.isfinite(values)
+        out *= np.where(np.isfinite(values), values, 1.0)
+    for counts in ([number(text) for text in cells("num_gpus")], [gpus_counted(text) for text in cells("gpu")]):
+        values = np.array([each or np.nan for each in counts], np.float64)
+        out, told = np.where(told, out, values), told | np.isfinite(values)
     return np.where(told, out, 1.0)  # of one GPU, as it is predicted
 
 

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.names import framework_names
-from planner.contract.words import columns_meant, folded, words
-from planner.serving import asked_rows, campaigns, harness_words, silicon_samples
+from planner.contract.words import columns_of, folded, words
+from planner.serving import asked_rows, campaigns, containers, harness_words, silicon_samples
 from planner.serving.measured.columns import holds_measured
 from planner.serving.prediction_table import ADDED, OPTIONAL, PREDICTED_SUFFIX, REQUIRED
 
@@ -15,7 +15,15 @@ BESIDE = frozenset(
     (
         *(*harness_words.TOTALS.values(), harness_words.ANSWERED, harness_words.RATIO, harness_words.SWITCH),
         *(*harness_words.LENGTHS, *harness_words.PARALLELISM, *harness_words.ACHIEVED, harness_words.BATCH),
-        *(*harness_words.DTYPES, *campaigns.WHO, *asked_rows.APART, silicon_samples.DESCRIBED, "dp_attention"),
+        *(
+            *containers.CONTAINERS,
+            *harness_words.DTYPES,
+            *harness_words.DATA_SETS,
+            *campaigns.WHO,
+            *asked_rows.APART,
+            silicon_samples.DESCRIBED,
+            "dp_attention",
+        ),
     )
 )
 """Columns that say something of what was asked and that no prediction is asked by."""
@@ -24,8 +32,11 @@ BESIDE = frozenset(
 def not_read(columns: Collection[str], by: Collection[str]) -> tuple[str, ...]:
     """Those of ``columns`` that neither say what was asked nor hold what was measured, nor are called for in ``by``."""
     ours = (*REQUIRED, *OPTIONAL)
-    engines = (word for name in framework_names() for word in find_framework(name).words)
-    read = {*ours, *engines, *columns_meant(columns, ours), *ADDED, *by}
+    frameworks = [find_framework(name) for name in framework_names()]
+    engines = (word for each in frameworks for word in (*each.words, *each.switches))
+    given = [name for name in columns if name not in ADDED]
+    same = (name for names in columns_of(given, ours).values() for name in names)
+    read = {*ours, *engines, *same, *ADDED, *by}
     told = words().measured_too
     return tuple(
         name

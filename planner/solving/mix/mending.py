@@ -40,7 +40,7 @@ def mend(search: Searched, engines: Floats) -> Floats | None:
         _fit(q, out[t])
         if not _carry(search, out, t, cost):
             return None
-    if _timely(q, out):
+    if timely(q, out):
         return out
     # More engines never carry less: what time asks for beside is for the programme over counts.
     return search.master.at_least(out, max(min(0.15 * search.deadline.left, 10.0), 0.2), 1e-4)
@@ -165,7 +165,7 @@ def _lack(search: Searched, t: int, engines: Floats) -> tuple[int, float, Loss] 
     return None
 
 
-def _timely(q: MixQuestion, engines: Floats) -> bool:
+def timely(q: MixQuestion, engines: Floats) -> bool:
     """Whether what a mended fleet changes from step to step is allowed."""
     budget = all(affordable(q, each) for each in engines)
     settled = q.steps == 1 and q.before is None

@@ -17,7 +17,7 @@ import numpy as np
 from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.master import Master, affordable, fits
-from planner.solving.mix.mending import mend, mend_constant
+from planner.solving.mix.mending import mend, mend_constant, timely
 from planner.solving.mix.question import MOST_ENGINES, Loss, MixQuestion, losses, remaining, required
 from planner.solving.solvers import Floats, Ints
 
@@ -165,8 +165,27 @@ class Rounds:
         if found is None:
             return
         self.keep(found)
-        if self.q.steps == 1 and found.tobytes() not in self._sharpened:
+        if found.tobytes() in self._sharpened:
+            return
+        if self.q.steps == 1:
             self._sharpen(found)
+        else:
+            self._leave_out(found)
+
+    def _leave_out(self, engines: Floats) -> None:
+        """Keeps what is left of ``engines`` (steps, n) when each step has no engine that it carries its load without,
+        the dearest first: what is mended at few known prices has many."""
+        self._sharpened.add(engines.tobytes())
+        now = engines.copy()
+        for t in range(self.q.steps):
+            for v in np.argsort(-self.q.kinds.cost, kind="stable").tolist():
+                while now[t, v] > 0 and self.deadline.left > 0:
+                    now[t, v] -= 1
+                    if not self.carries_step(t, now[t]):
+                        now[t, v] += 1
+                        break
+        if timely(self.q, now):
+            self.keep(now)
 
     def _sharpen(self, engines: Floats) -> None:
         """Keeps what is left of ``engines`` (1, n) when engines are left out, and replaced by cheaper ones, as long as

@@ -11,7 +11,16 @@ import pytest
 from planner.power import kernel
 from planner.power.policy import Policy, none, polca, static
 from planner.power.simulator import Outcome, RowModel, chance_of, held_for, simulate
-from planner.power.traffic import Bursts, DayOfRequests, RecordedLoad, ReferenceLoad, busiest, stretch, whole_day
+from planner.power.traffic import (
+    Bursts,
+    DayOfRequests,
+    Packed,
+    RecordedLoad,
+    ReferenceLoad,
+    busiest,
+    stretch,
+    whole_day,
+)
 
 HOURS = 7200
 FREE = Policy("free", brakes=False)
@@ -271,3 +280,22 @@ def test_policies_share_what_the_row_is_supplied_with(row: RowModel) -> None:
     first, second = (row.under_policy(policy, HOURS) for policy in (FREE, polca(2, (1275, 1110), 1305)))
     assert first[2] is second[2]
     assert len(row.under_policy(FREE, 2 * HOURS)[2].other_watts) == 2 * HOURS
+
+
+def test_a_stretch_that_was_kept_is_the_one_that_was_drawn() -> None:
+    for rate in (0.3, 5.0):  # one by one, and those of a second as one
+        load = ReferenceLoad(rate, Bursts(24, 0.1, 120, 20))
+        drawn = stretch(load, 20, 0, 3, 3600, "exponential")
+        kept = Packed(drawn)
+        assert kept.nbytes < 12 * len(drawn.second)
+        for name in ("second", "server", "isl", "osl", "count"):
+            one, other = getattr(drawn, name), getattr(kept.day(), name)
+            assert one.dtype == other.dtype
+            assert np.array_equal(one, other)
+
+
+def test_a_part_of_a_day_has_the_days_curve() -> None:
+    load = ReferenceLoad(1.0, Bursts(24, 0.5, 300, 20))
+    whole = load.intensity(0, 5, "heavy")
+    for first in (0, 600, 43_200, 85_800):
+        assert np.array_equal(load.intensity(0, 5, "heavy", (first, first + 600)), whole[first : first + 600])

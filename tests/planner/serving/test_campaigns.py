@@ -33,7 +33,7 @@ ENGINE = CampaignEngine(
 
 
 def asked(**said: str) -> AskedRow:
-    return asked_row(0, {**ROW, **said}, model_at, parse_workload, catalogue_with(()))
+    return asked_row(0, {**ROW, **said}, model_at, parse_workload, catalogue_with(()), [])
 
 
 def test_a_row_of_a_campaign_is_started_as_its_script_does() -> None:

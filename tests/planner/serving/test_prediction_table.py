@@ -84,7 +84,7 @@ def test_the_results_of_inferencex_are_read_with_their_container() -> None:
     table = rows({"image": "lmsysorg/sglang:v0.5.9", "framework": "dynamo-sglang", "sampling": "Greedy"})
     answer = predict(table.rename(columns={"gpu": "hw", "concurrency": "conc"}))
     assert answer["error"].iloc[0] == ""
-    assert "image as version" in answer["note"].iloc[0]
+    assert "image as container" in answer["note"].iloc[0]
     assert answer["release"].iloc[0] == "0.5.9"
     assert document_of(answer).rows[0]["image"] == "lmsysorg/sglang:v0.5.9"
 

@@ -71,6 +71,20 @@ def test_what_is_mended_takes_no_more_than_supplies_have(seed: int) -> None:
     assert all(fits(tight, engines[0]).all() for engines in search.carrying.values())
 
 
+def test_what_is_mended_has_no_engine_that_it_does_without() -> None:
+    """A day of ServeGen's was answered with twice the engines that it needs where time ended early."""
+    kinds = Kinds(
+        np.array([8.0, 1.0]), np.array([8, 1]), np.array([8, 8]), np.zeros(2, int), np.full(2, -1), np.zeros(2, int),
+        np.zeros(2), np.zeros(2),
+    )  # fmt: skip
+    day = MixQuestion(kinds, [np.array([[0.4, 2.5]]), np.array([[0.9, 6.5]])], np.full(2, 3600.0))
+    search = Rounds(day, Deadline(20), 1e-6)
+    search.begin(())
+    search.try_mended(np.array([[3.0, 5.0], [2.0, 9.0]]))
+    assert search.best is not None
+    assert search.best.tolist() == [[0, 3], [0, 7]]
+
+
 def test_so_it_is_where_fleets_are_rounded_up_and_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in questions of many kinds: what is rounded up may be more than supplies have."""
     monkeypatch.setattr("planner.solving.mix.solve.SMALL", 0)

@@ -1,0 +1,151 @@
+"""What load generators' results say of lengths, users and engines in other terms than ours."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from planner.serving.harness_words import in_one_cell, in_our_terms, is_inferencex
+from planner.serving.prediction_table import predict
+from planner.serving.same_columns import with_drafts
+from profiles.errors import InputError, Unsupported
+
+SGLANG = {
+    "framework": "sglang",
+    "dataset_name": "random",
+    "isl": "1024",
+    "osl": "1024",
+    "random_range_ratio": "0.0",
+    "completed": "640",
+    "total_input_tokens": "333000",
+    "total_output_tokens": "331000",
+}
+ROW = {"model": "Qwen/Qwen3-32B", "gpu": "H200", "framework": "vllm", "isl": "1024", "osl": "512", "concurrency": "4"}
+
+
+def test_lengths_of_sglangs_default_are_drawn_from_one_token_on() -> None:
+    found = in_our_terms(SGLANG, [])
+    assert (found["isl"], found["osl"], found["spread"]) == ("1024", "1024", "0.01-1")
+
+
+@pytest.mark.parametrize("more", [{"dataset_name": "sharegpt"}, {"total_input_tokens": "196000"}])
+def test_random_lengths_that_were_not_sent_are_not_read(more: dict[str, str]) -> None:
+    notes: list[str] = []
+    found = in_our_terms({**SGLANG, "total_output_tokens": "132000", **more}, notes)
+    assert found["osl"] == "206"
+    assert found["spread"] == "0.5-1.5"
+    assert "osl is total_output_tokens ÷ completed: 206" in notes
+
+
+def test_totals_of_chosen_lengths_are_equal_lengths() -> None:
+    totals = {"completed": "320", "total_input_tokens": "327680", "total_output_tokens": "163840"}
+    found = in_our_terms(totals, [])
+    assert (found["isl"], found["osl"], found.get("spread")) == ("1024", "512", None)
+
+
+@pytest.mark.parametrize(
+    ("record", "users", "rate"),
+    [
+        ({"concurrency": "61.7", "max_concurrency": "64"}, "64", ""),
+        ({"concurrency": "23.4", "max_concurrency": "", "rate": "4"}, "", "4"),
+        ({"concurrency": "61.7", "max_concurrency": ""}, "61.7", ""),
+    ],
+)
+def test_a_generators_bound_goes_before_the_mean_that_it_measured(
+    record: dict[str, str], users: str, rate: str
+) -> None:
+    found = in_our_terms({"completed": "640", **record}, [])
+    assert (found["concurrency"], found.get("rate", "")) == (users, rate)
+
+
+@pytest.mark.parametrize("text", ["2P4D", "1P1D TP8", "P:TP8, D:TP16", "prefill TP4 decode TP8"])
+def test_prefill_and_decode_engines_in_a_cell_are_no_tensor_parallelism(text: str) -> None:
+    with pytest.raises(Unsupported, match="prefill and decode engines apart"):
+        in_one_cell({"parallelism": text, "num_gpus": "8"})
+    answer = predict(pd.DataFrame([{**ROW, "serving_mode": "2P4D"}, {**ROW, "serving_mode": "aggregated"}]))
+    assert "prefill and decode engines apart" in answer["error"][0]
+    assert answer["error"][1] == ""
+
+
+def test_degrees_may_stand_together_in_the_column_of_one() -> None:
+    assert in_one_cell({"tp": "TP8EP8"}) == {"tp": "8", "ep": "8"}
+    assert in_one_cell({"tp": "DEP8"}) == {"tp": "DEP8"}
+    with pytest.raises(InputError, match="contradict each other"):
+        in_one_cell({"tp": "TP8EP8", "ep": "4"})
+
+
+@pytest.mark.parametrize(
+    ("mtp", "spec"),
+    [
+        (["0", "1", ""], ["0", "mtp", ""]),
+        (["0", "1", "3"], ["0", "mtp1", "mtp3"]),
+        (["true", "false"], ["true", "false"]),
+    ],
+)
+def test_a_column_mtp_tells_tokens_a_step_or_whether(mtp: list[str], spec: list[str]) -> None:
+    assert list(with_drafts(pd.DataFrame({"spec": mtp}), {"mtp": "spec"})["spec"]) == spec
+    assert list(with_drafts(pd.DataFrame({"spec": mtp}), {"spec_decoding": "spec"})["spec"]) == mtp
+
+
+def test_what_mtp_says_is_predicted() -> None:
+    run = {**ROW, "model": "deepseek-ai/DeepSeek-R1", "framework": "sglang", "tp": "8"}
+    answer = predict(pd.DataFrame([{**run, "mtp": "0"}, {**run, "mtp": "1"}, {**run, "mtp": "3"}]))
+    assert list(answer["error"]) == [""] * 3
+    assert answer["tpot_ms_mean"].nunique() == 3
+
+
+def test_a_kind_of_data_is_no_precision() -> None:
+    assert "precision" not in in_our_terms({"data_type": "synthetic"}, [])
+    assert in_our_terms({"data_type": "fp8"}, [])["precision"] == "fp8"
+
+
+def test_gpus_of_several_engines_are_not_those_of_one() -> None:
+    rows = [
+        {**ROW, "tp": "4", "total_gpus": total, "gpus_per_replica": each} for total, each in (("8", "4"), ("4", "4"))
+    ]
+    answer = predict(pd.DataFrame(rows))
+    assert answer["error"][0].startswith("total_gpus: 8 are not the 4 of the engine")
+    assert answer["error"][1] == ""
+    alone = predict(pd.DataFrame([{**ROW, "total_gpus": "4"}]))
+    assert alone["tpot_ms_mean"][0] == answer["tpot_ms_mean"][1]
+
+
+def test_the_roles_of_inferencexs_interface_are_one_engine_where_they_are_alike() -> None:
+    roles = {f"{role}_{name}": "8" for role in ("prefill", "decode") for name in ("tp", "ep")}
+    assert in_our_terms(roles, []) == {**roles, "tp": "8", "ep": "8"}
+    with pytest.raises(Unsupported, match="prefill_ep, decode_ep: '8', '4'"):
+        in_our_terms({**roles, "decode_ep": "4"}, [])
+    assert is_inferencex(["hardware", "conc", "mean_intvty"])
+    assert not is_inferencex(["hardware", "conc"])
+
+
+def test_a_column_in_other_spelling_is_the_same() -> None:
+    plain, spaced = (
+        predict(pd.DataFrame([{**ROW, "concurrency": "", name: "4"}])) for name in ("batch_size", "Batch Size")
+    )
+    assert plain["error"][0] == spaced["error"][0] == ""
+    assert plain["tpot_ms_mean"][0] == spaced["tpot_ms_mean"][0]
+
+
+def test_lengths_of_a_named_data_set_of_conversations_differ() -> None:
+    notes: list[str] = []
+    said = {"isl": "232.6", "osl": "220.61", "rate": "4", "dataset_name": "ShareGPT_V3"}
+    assert in_our_terms(said, notes)["spread"] == "0.5-1.5"
+    assert "means of ShareGPT_V3" in notes[0]
+    assert "spread" not in in_our_terms({**said, "dataset_name": "random"}, [])
+    assert in_our_terms({**said, "spread": "0.8-1"}, [])["spread"] == "0.8-1"
+
+
+@pytest.mark.parametrize(
+    ("said", "read"), [("0-1", "0.01-1"), ("0.0-2", "0.01-2"), ("0.8-1", "0.8-1"), ("01-2", "01-2")]
+)
+def test_lengths_from_nothing_on_begin_with_a_token(said: str, read: str) -> None:
+    assert in_our_terms({"spread": said}, [])["spread"] == read
+
+
+def test_no_more_users_were_there_than_requests_were_sent() -> None:
+    notes: list[str] = []
+    found = in_our_terms({"concurrency": "256", "requests": "50"}, notes)
+    assert (found["concurrency"], found["mode"]) == ("50", "burst")
+    assert notes == ["concurrency: no more than the 50 requests that were sent were there at once, of 256"]
+    assert in_our_terms({"concurrency": "50", "requests": "50"}, []) == {"concurrency": "50", "requests": "50"}
