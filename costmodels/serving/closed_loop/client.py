@@ -173,7 +173,7 @@ def front_us(calibration: Calibration, load: Load, tpot_us: Floats, ranks: Ints)
 def opening_us(calibration: Calibration, load: Load, requests: int) -> Floats:
     """What the requests of the opening burst wait longer where the engine is cold, [n, requests]."""
     waits = np.where(load.opens_cold, _first_us(calibration, load), 0.0)[:, None]
-    opening = np.arange(requests) < slots_of(load.concurrency, load.most_running)[:, None]
+    opening = np.arange(requests) < slots_of(load.concurrency, load.most_running, load.generations)[:, None]
     return np.asarray(np.where(opening, waits, 0.0))
 
 

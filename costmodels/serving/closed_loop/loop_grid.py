@@ -26,7 +26,7 @@ class GridQuestions:
         layouts: of each batch; [n × levels].
         index: the configuration that each batch belongs to; [n × levels].
         decode_batch, prompts, stages: as in :class:`StepGrid`.
-        chunks: steps per prompt; [n].
+        chunks: steps per prompt, with a fraction where the rest of the last is another's; [n].
     """
 
     layouts: Layouts
@@ -89,6 +89,9 @@ def grid_questions(
     room = np.maximum(load.token_budget - riding, 1)
     new = np.maximum(np.rint(prompt * (1 - load.cached_share)), 1)  # the last token is always computed
     chunks = np.ceil(new / room)
+    if policy.chunked:  # what a prompt leaves of its last step goes to the next, where all wait from the start
+        queued = (load.generations == 1) & (load.concurrency > 1)
+        chunks = np.where(queued, np.maximum(new / room, 1), chunks)
     chunk = np.maximum(np.rint(new / chunks), 1)
     fit = room / new if policy.chunked else np.floor(room / new)
     per_rank = np.clip(fit, 1, np.ceil(each))

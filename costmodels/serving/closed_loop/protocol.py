@@ -7,8 +7,9 @@ mostly that queue, which no static formula gives.
 
 Simulated event by event, but in lock step over all configurations: one array operation advances every configuration by
 its own next event (a batch of prompts, or decode steps until the next sequence ends). More than ``SLOTS`` requests in
-flight move as clusters of equal size, whose prompts come one by one once the opening burst is through. What a step
-takes is asked beforehand on a small grid (:mod:`~costmodels.serving.closed_loop.loop_grid`).
+flight (``AT_ONCE_SLOTS`` where they are all that is sent) move as clusters of equal size, whose prompts come one by one
+once the opening burst is through. What a step takes is asked beforehand on a small grid
+(:mod:`~costmodels.serving.closed_loop.loop_grid`).
 
 The event simulator (``simulator.py``) plays single requests with the engines' schedulers. On the same steps the two
 differ by 3 % (TTFT) and 1 % (TPOT, throughput) in the median of 648 points and by 16 and 3 % in nine of ten; most where
@@ -27,6 +28,10 @@ from costmodels.arrays import Rowwise
 from costmodels.estimates import Bools, Floats, Ints
 
 SLOTS = 32
+AT_ONCE_SLOTS = 512
+"""Of requests that are all sent at once, and no more. An engine that holds 17 of 500 would be one slot of 32: all 17
+would have their prompts together, and decode without a prompt among them."""
+
 GENERATIONS = 10
 """Requests per slot: the harnesses send ten times the concurrency."""
 
@@ -153,9 +158,9 @@ def closed_loop(grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, 
     """
     n, concurrency = len(sent.concurrency), sent.concurrency
     gate = gate or Gate.none(n)
-    requests = SLOTS * GENERATIONS
+    slots = slots_of(concurrency, most_running, sent.generations)
+    requests = max(SLOTS * GENERATIONS, int((slots * sent.generations).max(initial=0)))
     out = ClosedLoop(*(np.full((n, requests), np.nan) for _ in range(3)), *(np.zeros(n) for _ in range(3)))
-    slots = slots_of(concurrency, most_running)
     sizes = 2 ** np.ceil(np.log2(np.maximum(slots, 1))).astype(np.int64)
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
@@ -171,10 +176,10 @@ def closed_loop(grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, 
     return out
 
 
-def slots_of(concurrency: Ints, most_running: Ints) -> Ints:
+def slots_of(concurrency: Ints, most_running: Ints, generations: Ints) -> Ints:
     """How many slots stand for the clients: few enough that whole slots fill an engine that holds fewer than there are
     (of 128 clients in 32 slots an engine of 11 sequences would hold 2 slots, 8 of them)."""
-    slots = np.minimum(concurrency, SLOTS)
+    slots = np.minimum(concurrency, np.where(generations == 1, AT_ONCE_SLOTS, SLOTS))
     held = np.maximum(most_running * slots // concurrency, 1)
     fewer = -(-concurrency * held // np.maximum(most_running, 1))
     return np.where(most_running < concurrency, np.minimum(slots, fewer), slots)
@@ -186,7 +191,7 @@ class _Play:
     def __init__(self, grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, gate: Gate, width: int) -> None:
         n, ratio = len(sent.concurrency), sent.shortest
         self.grid, self.gate, self.ranks = grid, gate, ranks
-        self.slots = slots_of(sent.concurrency, most_running)
+        self.slots = slots_of(sent.concurrency, most_running, sent.generations)
         self.weight = sent.concurrency / self.slots  # requests that one slot stands for
         self.total = self.slots * sent.generations
         self.room = np.maximum(most_running * self.slots // sent.concurrency, 1)
@@ -214,7 +219,7 @@ class _Play:
         self.since = np.zeros(n)  # steps that count towards the gate's
         self.filling = np.zeros(n, np.bool_)  # whether the last step had prompts
 
-        self.ttft, self.tpot, self.e2e = (np.full((n, width * GENERATIONS), np.nan) for _ in range(3))
+        self.ttft, self.tpot, self.e2e = (np.full((n, int(self.total.max())), np.nan) for _ in range(3))
         self.ttft_sum, self.ttft_prefill, self.tpot_sum, self.tpot_prefill = (np.zeros(n) for _ in range(4))
         self.tokens = np.zeros(n)
 

@@ -37,10 +37,11 @@ def play(
     shortest: float = 1.0,
     gate: Gate | None = None,
     travel_us: float = 0.0,
+    generations: int = GENERATIONS,
 ) -> ClosedLoop:
     n = len(steps.chunks)
     ones = np.ones(n, np.int64)
-    sent = Clients.of(concurrency * ones, osl * ones, shortest, travel_us=travel_us)
+    sent = Clients.of(concurrency * ones, osl * ones, shortest, generations, travel_us=travel_us)
     return closed_loop(steps, sent, running * ones, ones, gate)
 
 
@@ -85,6 +86,16 @@ def test_every_request_is_counted_once() -> None:
 def test_decodes_go_on_beside_prompts_where_the_engine_mixes_them() -> None:
     stalled, mixed = (play(grid(1, 10.0, 1000.0, mixed=m), 8, 200, shortest=0.8) for m in (False, True))
     assert np.nanmean(mixed.tpot) < np.nanmean(stalled.tpot)
+
+
+@pytest.mark.parametrize("requests", [100, 500, 1000])
+def test_requests_sent_at_once_meet_the_prompts_of_those_that_follow(requests: int) -> None:
+    """Of many that wait an engine holds 16: as one is done the next has its prompt, in a step of all others. Each sees
+    the prompts of the 15 others among its 99 steps."""
+    loop = play(grid(1, 50.0, 500.0, mixed=True), requests, 100, running=16, generations=1)
+    assert np.nanmedian(loop.tpot) == pytest.approx((15 * 500.0 + 84 * 50.0) / 99, rel=0.12)
+    assert loop.tpot_prefill[0] > 0.5
+    assert np.nanmax(loop.ttft) == pytest.approx(requests / 16 * (16 * 500.0 + 84 * 50.0), rel=0.15)
 
 
 def test_the_first_prompts_of_a_burst_have_fewer_decodes_beside_them() -> None:
