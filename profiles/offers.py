@@ -175,6 +175,8 @@ def read_offers(path: Path) -> tuple[Price, ...]:
         document = strict_yaml(file.text())
     except Malformed as error:
         raise file.wrong(f"is not valid YAML ({error})") from error
+    if not isinstance(document, dict):
+        raise file.wrong("holds no list of offers", f"{OFFERS_HINT}; of a catalogue's CSV it writes them")
     try:
         return Offers.model_validate(document).offers
     except ValidationError as error:

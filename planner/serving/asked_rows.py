@@ -36,7 +36,7 @@ from profiles.values import number, shown, whole
 if TYPE_CHECKING:
     from planner.experts.placement import Loads
 
-LOAD = ("isl", "osl", "spread", "concurrency", "rate", "requests")
+LOAD = ("isl", "osl", "spread", "concurrency", "rate", "requests", "prefix_hit")
 """Short forms of what ``workload`` says; a column that is filled in goes before it."""
 
 BESIDE = "\0"

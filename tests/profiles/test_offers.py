@@ -84,6 +84,14 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
     assert read_offers(path) == offers
 
 
+def test_a_catalogue_in_place_of_offers_is_told_what_imports_it(tmp_path: Path) -> None:
+    """A class of ours was named."""
+    (path := tmp_path / "vms.csv").write_text(HEADER + ROWS, "utf-8")
+    with pytest.raises(InputError, match="holds no list of offers") as caught:
+        read_offers(path)
+    assert "plan prices import" in caught.value.hint
+
+
 def test_own_offers_go_before_those_that_ship_and_the_pool_names_the_one_that_counts(tmp_path: Path) -> None:
     catalogue = with_offers(SHIPPED, imported(tmp_path).offers)
     (pool,) = parse_cluster("8xH100", catalogue=catalogue).pools

@@ -149,3 +149,11 @@ def test_no_more_users_were_there_than_requests_were_sent() -> None:
     assert (found["concurrency"], found["mode"]) == ("50", "burst")
     assert notes == ["concurrency: no more than the 50 requests that were sent were there at once, of 256"]
     assert in_our_terms({"concurrency": "50", "requests": "50"}, []) == {"concurrency": "50", "requests": "50"}
+
+
+def test_prompts_found_in_the_prefix_cache_have_a_column() -> None:
+    run = {"model": "Qwen/Qwen3-8B", "gpu": "H200", "framework": "vllm", "isl": "4096", "osl": "64", "concurrency": "4"}
+    new, again = predict(pd.DataFrame([{**run, "prefix_hit": ""}, {**run, "prefix_hit": "0.9"}]))[
+        "ttft_ms_mean"
+    ].astype(float)
+    assert again < new / 2
