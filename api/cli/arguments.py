@@ -61,7 +61,7 @@ def strict(command: Any, arguments: Sequence[str]) -> Any:
             option = next((part for part in get_args(annotated) if isinstance(part, ParameterInfo)), None)
             limits = (getattr(option, "min", None), getattr(option, "max", None))
             name = max(parameter.opts, key=len)
-            process = partial(_read, parameter.process_value, name, kind, limits)
+            process = partial(_read, parameter.process_value, name, kind, _example(kind, parameter.default), limits)
             counts_tokens = kind is int and parameter.metavar == "TOKENS"
             parameter.process_value = partial(_in_digits, process) if counts_tokens else process
     for name, below in getattr(command, "commands", {}).items():
@@ -84,6 +84,11 @@ def _refuse_blank(parameter: Any) -> None:
         parameter.process_value = read
 
 
+def _example(kind: type[float], usual: Any) -> str:
+    """A number that an option takes: its default where that is one."""
+    return str(usual) if isinstance(usual, int | float) and not isinstance(usual, bool) else _EXAMPLES[kind]
+
+
 def _in_digits(process: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
     """What ``process`` makes of a number of tokens, which may have a unit: 16k."""
     from planner.contract.workload.grammar import tokens  # deferred: few commands count tokens
@@ -96,6 +101,7 @@ def _read(
     process: Callable[[Any, Any], Any],
     name: str,
     kind: type[float],
+    example: str,
     limits: tuple[float | None, float | None],
     context: Any,
     value: Any,
@@ -109,7 +115,7 @@ def _read(
         if most is not None:
             accepted += f"{' and' if least is not None else ' of'} at most {most:g}"
         read = whole(value) if kind is int else number(value)
-        hint = f"write {accepted} in digits, for example {name} {_EXAMPLES[kind]}"
+        hint = f"write {accepted} in digits, for example {name} {example}"
         if read is None:
             raise InputError(f"{name}: {shown(value)} is not {what}", hint)
         if abs(read) > LARGEST:
