@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,14 +57,17 @@ def read_lines(source: Source) -> pd.DataFrame:
     return _table(source, rows)
 
 
-def read_objects(source: Source) -> pd.DataFrame:
+def read_objects(source: Source, rows_of: Callable[[Any], Any] = lambda document: document) -> pd.DataFrame:
     """A file of one JSON object, or of a list of them, as :func:`read_lines` reads each. What an object within says in
     numbers are columns of their own: its name, its unit and the number's (``request_latency_ms_avg``).
+
+    Args:
+        rows_of: the objects that a document holds.
 
     Raises:
         InputError (or ``source.error``): it cannot be read, or is no such JSON.
     """
-    document = read_json(source, as_python=True)
+    document = rows_of(read_json(source, as_python=True))
     rows = document if isinstance(document, list) else [document]
     if not all(isinstance(row, dict) for row in rows):
         raise source.wrong("is no JSON object, or list of them")

@@ -432,6 +432,11 @@ class Architecture:
         return any(isinstance(group.feed_forward, MixtureOfExperts) for group in self.layer_groups)
 
     @property
+    def state_layers(self) -> int:
+        """Layers that update a matrix with every token, in place of a cache."""
+        return sum(group.count for group in self.layer_groups if isinstance(group.attention, GatedDeltaNet))
+
+    @property
     def is_latent(self) -> bool:
         return any(isinstance(group.attention, LatentAttention) for group in self.layer_groups)
 

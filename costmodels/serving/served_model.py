@@ -115,6 +115,11 @@ class ServedModel:
         compiled = {"all": True, "latent_attention": self.model.is_latent, "none": False}[can.compiles_at_first]
         drafting, one, release = can.unhidden_drafting, can.one_process, self.framework.release
         tuned = can.tuned_first
+        launched, launching_us = (
+            can.launched_singly.layers_and_us(release, self.gpu, self.model.layers, self.model.state_layers)
+            if can.launched_singly is not None and self.model.is_moe
+            else (0, 0.0)
+        )
         waits = drafting is not None and not release.older_than(drafting.since) and release.older_than(drafting.before)
         return Slow(
             blocks,
@@ -123,7 +128,8 @@ class ServedModel:
             one.us_per_sequence if one is not None and release.older_than(one.before) else 0.0,
             tuned.wait_us(release, self.gpu, self.precision.weights) if tuned is not None else 0.0,
             self.model.is_moe,
-            self.model.layers if can.launches_experts_singly and self.model.is_moe else 0,
+            launched,
+            launching_us,
         )
 
     @property

@@ -21,6 +21,7 @@ from costmodels.origins import MEASURED
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
 from costmodels.step.expert_exchange import SentExperts, exchange_facts, expert_exchange_times
+from costmodels.step.launching import no_earlier
 
 ELEMENTWISE_SPREAD = 0.4
 """Half-width (log) of the interval of the elementwise rest, which the pack does not time: between perfect
@@ -124,7 +125,10 @@ def step_times(
     drafting = (layouts.dp > 1) & (batch.decodes > 0) & (batch.queries > 1)
     waiting = np.where(drafting, calibration.drafting_us, 0.0)
     host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, eager) + waiting)
-    by_part["host"] = [host]
+    # Kernels of a step with prompts that the host launches one by one end no earlier than it has done so.
+    launching = np.where(batch.prefills > 0, calibration.launching_us, 0.0)
+    still = Estimates.exact(no_earlier(layers.value + host.value, launching) - layers.value - host.value)
+    by_part["host"] = [combine([host, still])]
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.
     share = np.ceil(model.layers / layouts.pp) / model.layers
@@ -134,8 +138,9 @@ def step_times(
     further = np.hypot(
         np.where(layouts.overlap != OVERLAPS.index("none"), OVERLAP_SPREAD, 0.0), spread_of(layouts.exchange)
     )
-    latency = _calibrated(combine([layers, hop.scaled(hops), host]), calibration, over).widened(further)
-    stage = _calibrated(combine([layers.scaled(share), hop, own]), calibration, over).widened(further)
+    whole, slowest = [layers, hop.scaled(hops), host, still], [layers.scaled(share), hop, own, still.scaled(share)]
+    latency = _calibrated(combine(whole), calibration, over).widened(further)
+    stage = _calibrated(combine(slowest), calibration, over).widened(further)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them

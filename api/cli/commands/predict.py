@@ -364,18 +364,18 @@ def _requested(
 
 def read_configurations(path: Path) -> pd.DataFrame:
     """A CSV, or lines of JSON, as text, column by column."""
+    from planner.serving.measured.clients import metrics_in_one_row, plain_results
     from profiles.files import Source
     from profiles.tables import read_lines, read_objects, read_table
 
     # Everything stays text: input columns are handed back as they came.
     source = Source(path, "", "give a CSV with a header: model,gpu,framework,tp,isl,osl,concurrency,...")
-    kind = path.suffix.casefold()
-    if kind == ".json":
-        table = read_objects(source)
+    if (kind := path.suffix.casefold()) == ".json":
+        table = read_objects(source, plain_results)
         if "schema_version" in table.columns:
             raise InputError("--measured: has no effect beside a document", "name a CSV with a measured column")
         return table
-    return read_lines(source) if kind == ".jsonl" else read_table(source, skipinitialspace=True)
+    return read_lines(source) if kind == ".jsonl" else metrics_in_one_row(read_table(source, skipinitialspace=True))
 
 
 def _with_columns(table: pd.DataFrame, asked: Asked, where: Path) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from costmodels.serving.calibration_fit.runs import PARTS, MeasuredRuns
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS
 from costmodels.serving.closed_loop.protocol import StepGrid, closed_loop
 from costmodels.serving.frameworks.calibration import IN_PROGRESS, Calibration, steps_to_gather
+from costmodels.step.launching import no_earlier
 
 # name, start, prior's half-width, least, most; times in ms, factors and acceptance as they are
 CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
@@ -92,6 +93,7 @@ def steps_ms(c: OfRuns, runs: MeasuredRuns) -> tuple[Floats, Floats]:
     prompt = np.exp(c.prompts)[:, None] * (
         kernels(runs.parts_ms[:, DECODE_LEVELS:], runs.uneven[:, DECODE_LEVELS:], "moe_prompts") + first
     )
+    prompt = no_earlier(prompt, runs.launching_ms[:, None])
     prompt = prompt + beside + sequence * np.where(runs.mixed[:, None], runs.decode_batch[:, -1:], 0.0)
     prompt = np.maximum(prompt, LEAST_STEP_MS)
     return decode / c.tokens_per_step(runs)[:, None], prompt * runs.chunks[:, None]

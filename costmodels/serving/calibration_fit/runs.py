@@ -35,7 +35,8 @@ class MeasuredRuns:
             ``compiled``: whether its kernels are compiled when their shapes first come; ``sequence_ms``: what the
             release takes more of each running sequence; ``first_full_ms``: what prompts that first fill a
             step wait for.
-        launched: layers whose kernels are launched one by one for prompts.
+        launched: layers whose kernels are launched one by one for prompts; ``launching_ms``: what the host takes for it
+            in a step.
         ranks: attention ranks; ``load``: what clients sent.
         days: of the release, since 2025.
         row: of the table that they came in.
@@ -57,6 +58,7 @@ class MeasuredRuns:
     compiled: NDArray[np.bool_]
     first_full_ms: Floats
     launched: Ints
+    launching_ms: Floats
     sequence_ms: Floats
     greedy: NDArray[np.bool_]
     ranks: Ints
@@ -160,6 +162,7 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
         "compiled": np.full(n, served.slow.compiled),
         "first_full_ms": np.full(n, served.slow.full_us / 1e3),
         "launched": np.full(n, served.slow.launched),
+        "launching_ms": np.full(n, served.slow.launching_us / 1e3),
         "sequence_ms": np.full(n, served.slow.sequence_us / 1e3),
         "greedy": np.full(n, served.greedy),
         "ranks": loops.layouts.dp,

@@ -3,7 +3,7 @@
 A step of a framework is modelled as
 
     T = effect(step) · (Σ factor(operation) · kernels(operation) + step + layers · layer) + sequences · sequence
-    (with prompts: + prompt_step + layers · prompt_layer inside the bracket, and an effect of its own)
+    (with prompts: + prompt_step + layers · prompt_layer inside, an effect of its own, and no less than launches take)
 
 and the time to the first token as what the steps give, plus the request's own way through the front end:
 
@@ -180,12 +180,9 @@ class Effects(BaseModel):
 
     def on_type(self, gpu: str, generation: str, vendor: str) -> Effect:
         """Of a GPU type under any release."""
-        known = self.gpus.get(gpu)
-        return (
-            known
-            if known is not None
-            else self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
-        )
+        if gpu in self.gpus:
+            return self.gpus[gpu]
+        return self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
 
     def released(self, gpu: tuple[str, str], day: dt.date | None) -> Effect:
         """Of a release, on a GPU type or on its generation (names)."""
@@ -219,7 +216,7 @@ class Slow:
     """Whether a model has experts in scaled blocks of fp8 that the release is slow with, and kernels that are compiled
     when their shapes first come; what steps that draft take more where attention is data parallel, what the release
     takes more of each running sequence, and what prompts that first fill a step wait for, µs; whether the model has
-    experts, and layers whose kernels are launched one by one for prompts."""
+    experts; layers whose kernels are launched one by one for prompts, and how long that takes in a step, µs."""
 
     block_experts: bool = False
     compiled: bool = False
@@ -228,6 +225,7 @@ class Slow:
     full_us: float = 0.0
     experts: bool = False
     launched: int = 0
+    launching_us: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -259,6 +257,7 @@ class Calibration(BaseModel):
     first_on_amd: float = Field(default=1.0, ge=1)
     first_full_us: float = 0.0  # resolved: of the release (its capabilities), in no fit, as
     drafting_us: float = 0.0
+    launching_us: float = 0.0
     effect: Effect = Effect()  # that holds, of those below
     effects: Effects = Effects()
     acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
@@ -336,6 +335,7 @@ class Calibration(BaseModel):
                 "effect": effect,
                 "met": gpu.name in self.on_gpus and model in self.models,
                 "drafting_us": slow.drafting_us,
+                "launching_us": slow.launching_us,
                 "first_full_us": slow.full_us,
                 "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
                 "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,

@@ -154,6 +154,25 @@ class TunedFirst(Facts):
         return 1e6 * self.wait_s.get(weights, 0.0) if there and fast else 0.0
 
 
+class LaunchedSingly(Facts):
+    """Steps with prompts of models with experts whose kernels the host launches one by one, outside of any graph.
+
+    A layer that keeps a state (gated delta networks) counts as :attr:`states_count`: it has more, and smaller, kernels.
+    """
+
+    graphs_from: dict[str, str]  # by vendor of GPUs, the first release whose graphs hold them
+    states_count: float = Field(ge=1)
+    host_us: dict[str, float]  # by vendor, how long the host takes for a layer at least
+
+    def layers_and_us(self, release: Release, gpu: Gpu, layers: int, states: int) -> tuple[int, float]:
+        """Layers launched so, of ``layers`` of which some keep ``states``, and the least that a step with prompts takes
+        for it, µs."""
+        graphs = self.graphs_from.get(gpu.vendor)
+        held = graphs is not None and not release.older_than(graphs)
+        counted = 0 if held else round(layers + (self.states_count - 1) * states)
+        return counted, counted * self.host_us.get(gpu.vendor, 0.0)
+
+
 class ExpertBackend(Facts):
     """Which of its kernels for experts an engine must be told to run: those that its rows, or a stand-in's, are of."""
 
@@ -189,8 +208,7 @@ class Capabilities(Facts):
         expert_backends: kernels for experts that its command names, the first that holds; none: its own choice.
         compiles_at_first: models of which kernels are compiled or tuned when their shapes first come (``first`` of the
             calibration).
-        launches_experts_singly: whether kernels of layers with experts are launched one by one for prompts, outside of
-            any graph.
+        launched_singly: of models with experts, kernels launched one by one for prompts; None: graphs hold them.
         unhidden_drafting: what steps that draft take more where the host is not hidden; None: it is, or nobody knows.
         tuned_first: what prompts that first fill a step wait for; None: nothing beside that.
         gathers_in: by precision of experts, bytes of an element in which attention ranks gather tokens for them, where
@@ -208,7 +226,7 @@ class Capabilities(Facts):
     unhidden_drafting: UnhiddenDrafting | None = None
     compiles_at_first: Literal["none", "all", "latent_attention"] = "none"
     tuned_first: TunedFirst | None = None
-    launches_experts_singly: bool = False
+    launched_singly: LaunchedSingly | None = None
     caches: dict[str, tuple[str, ...]] = {}
     own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}
     sparse_caches_in_8_bits_from: float | None = None

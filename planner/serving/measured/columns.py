@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from costmodels.estimates import Floats
-from planner.contract.words import cell, columns_of, words
+from planner.contract.words import cell, columns_of, folded, words
 from planner.serving.gpu_words import gpus_counted
-from planner.serving.harness_words import INFERENCEX
+from planner.serving.harness_words import is_inferencex
+from planner.serving.measured.units import units_told
 from profiles.errors import InputError
 from profiles.values import number, shown
 
@@ -107,16 +108,33 @@ def _per_gpu(column: str) -> tuple[str, Shared] | None:
     word = re.sub(r"[^a-z0-9]+", "_", column.casefold()).strip("_")
     known = words().measured
     kinds: tuple[Shared, ...] = (PER_GPU, OF_ALL)
-    return next(((name, of) for name, each in known.items() for of in kinds if word in each[of]), None)
+    told = next(((name, of) for name, each in known.items() for of in kinds if word in each[of]), None)
+    return told or _output_speed(word)
+
+
+_OUTPUT = frozenset(("output", "generated", "generation"))
+_SPEED = frozenset(("throughput", "tput", "tps"))
+_TOKENS, _SECOND = frozenset(("tok", "toks", "token", "tokens")), frozenset(("s", "sec", "second", "seconds"))
+_BESIDE = frozenset(("per", "gpu", "gpus", "avg", "average", "mean", "total", "measured", "successful"))
+
+
+def _output_speed(word: str) -> tuple[str, Shared] | None:
+    """Output tokens a second in any words (``Output throughput/GPU (tok/s)``, ``generation_tps``)."""
+    parts = set(word.split("_"))
+    speed = parts & _SPEED or (parts & _TOKENS and parts & _SECOND)
+    if not parts & _OUTPUT or not speed or parts - _OUTPUT - _SPEED - _TOKENS - _SECOND - _BESIDE:
+        return None
+    return "output_tokens_per_s_per_gpu", PER_GPU if parts & {"gpu", "gpus"} else OF_ALL
 
 
 @dataclass(frozen=True)
 class Measured:
     """Measured values of the rows of a table by quantity (:data:`QUANTITIES`), NaN where there is none. ``unread``:
-    what stood there that is no number, and in how many cells."""
+    what stood there that is no number, and in how many cells. ``taken``: what columns were taken for."""
 
     values: Mapping[str, Floats]
     unread: tuple[tuple[str, int], ...] = ()
+    taken: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
@@ -126,16 +144,23 @@ def measured_columns(table: pd.DataFrame) -> Measured:
     """What ``table`` (text columns) says was measured.
 
     Raises:
-        InputError: nothing was; two columns hold different values of one quantity.
+        InputError: nothing was.
     """
-    unit = "s" if set(INFERENCEX) <= set(table.columns) else ""
+    columns, unread = list(map(str, table.columns)), Counter[str]()
+    bare = [name for name in columns if quantity_of(name) is None and quantity_of(name, "s")]
+    units = dict.fromkeys(bare, "s")
+    taken: list[str] = []
+    if bare and not is_inferencex(columns):
+        units = units_told({name: _values(table[name], name, Counter()) for name in bare})
+        taken = [f"{name}: says no unit, and is taken to be {unit}" for name, unit in units.items()]
+        unread.update({f"{name}: says no unit": len(table) for name in bare if name not in units})
+    whole_tokens = any(folded(name) == GUIDELLM for name in columns)
     found: dict[str, list[tuple[str, Floats]]] = {}
-    unread: Counter[str] = Counter()
-    for column in map(str, table.columns):
-        held = quantity_of(column, unit)
+    for column in columns:
+        held = quantity_of(_between(column) if whole_tokens else column, units.get(column, ""))
         if held is not None:
             found.setdefault(held[0], []).append((column, held[1] * _values(table[column], column, unread)))
-    for column in map(str, table.columns):
+    for column in columns:
         shared = _per_gpu(column)
         if shared is not None and shared[1] == OF_ALL and shared[0] not in found and column not in QUANTITIES:
             found[shared[0]] = [(column, _values(table[column], column, unread) / _gpus(table))]
@@ -144,21 +169,32 @@ def measured_columns(table: pd.DataFrame) -> Measured:
             "columns: no column holds what was measured",
             f"call it as the prediction is called, or with its unit: {', '.join(QUANTITIES[:4])}, median_ttft_s, …",
         )
-    return Measured({quantity: _one(quantity, each) for quantity, each in found.items()}, tuple(unread.most_common()))
+    values = {quantity: _one(each, unread) for quantity, each in found.items()}
+    return Measured(values, tuple(unread.most_common()), tuple(taken))
+
+
+GUIDELLM = "intended_concurrency"
+"""A column of tables that Red Hat makes of GuideLLM's results, whose time per output token has the first one in it and
+whose inter-token latency is a request's mean between tokens."""
+
+
+def _between(column: str) -> str:
+    return re.sub(r"itl", "tpot", re.sub(r"tpot", "all_tokens", column, flags=re.IGNORECASE), flags=re.IGNORECASE)
 
 
 SAME = 0.01
 """Share by which two columns of one quantity may differ (``p50_ttft_ms`` beside ``median_ttft_ms``)."""
 
 
-def _one(quantity: str, columns: list[tuple[str, Floats]]) -> Floats:
-    """The values of the first of several columns of one quantity, and where it is blank of the next."""
-    name, out = columns[0]
+def _one(columns: list[tuple[str, Floats]], unread: Counter[str]) -> Floats:
+    """The values of the first of several columns of one quantity, and where it is blank of the next; none of a row in
+    which they differ, which is counted in ``unread``."""
+    first, out = columns[0]
     for other, values in columns[1:]:
-        both = np.isfinite(out) & np.isfinite(values)
-        if not np.allclose(out[both], values[both], rtol=SAME):
-            raise InputError(f"columns: {name} and {other} both hold {quantity}", "keep one of them")
-        out = np.where(np.isfinite(out), out, values)
+        differ = np.isfinite(out) & np.isfinite(values) & ~np.isclose(out, values, rtol=SAME)
+        if differ.any():
+            unread[f"{first}, {other}: differ"] += int(differ.sum())
+        out = np.where(differ, np.nan, np.where(np.isfinite(out), out, values))
     return out
 
 

@@ -69,7 +69,10 @@ def scores_of(answer: pd.DataFrame, measured: Measured, by: Sequence[str] = ()) 
         unmeasured=int((predicted_rows & ~anything).sum()),
         scores=tuple(out),
         unread=tuple(LeftOut(reason=reason, rows=cells) for reason, cells in measured.unread),
-        assumed=_assumed(answer[columns["note"]]),
+        assumed=(
+            *(LeftOut(reason=text, rows=len(answer)) for text in measured.taken),
+            *_assumed(answer[columns["note"]]),
+        ),
         not_read=not_read(answer.columns, set(by)),
     )
 

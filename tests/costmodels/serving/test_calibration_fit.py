@@ -55,6 +55,7 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
         compiled=np.zeros(n, bool),
         first_full_ms=np.zeros(n),
         launched=np.zeros(n, np.int64),
+        launching_ms=np.zeros(n),
         greedy=np.ones(n, bool),
         ranks=np.ones(n, np.int64),
         load=Load.of(concurrency, np.full(n, 1024), rng.choice([64, 128], n), np.full(n, 8192), np.full(n, 10**6), 0.8),

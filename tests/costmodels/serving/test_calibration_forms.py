@@ -178,6 +178,23 @@ def test_releases_tune_when_prompts_first_fill_a_step(asked: str, gpu: str, weig
     assert wait_us == wait_s * 1e6
 
 
+@pytest.mark.parametrize(
+    ("asked", "gpu", "launched", "least_us"),
+    [
+        ("sglang@0.5.9", "B200", 105, 126_000),
+        ("sglang@0.5.10", "B200", 0, 0),
+        ("sglang@0.5.10", "MI355X", 105, 0),
+    ],
+)
+def test_kernels_of_prompts_are_launched_one_by_one_until_graphs_hold_them(
+    asked: str, gpu: str, launched: int, least_us: float
+) -> None:
+    framework = find_framework(asked)
+    singly = framework.capabilities.launched_singly
+    assert singly is not None
+    assert singly.layers_and_us(framework.release, find_gpu(gpu), 60, 45) == (launched, least_us)
+
+
 @pytest.mark.parametrize(("users", "fills"), [(81, False), (82, True)])
 def test_prompts_wait_where_they_fill_the_step(users: int, fills: bool) -> None:
     load = Load.of(*(np.array([value]) for value in (users, 100, 50, 8192, 256)))

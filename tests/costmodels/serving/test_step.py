@@ -54,6 +54,18 @@ def test_parts_add_up_to_the_latency(roofline_cost: CostModel, model: str, chunk
         assert np.all((estimate.low > 0) & (estimate.low <= estimate.value) & (estimate.value <= estimate.high))
 
 
+def test_a_step_with_prompts_ends_no_earlier_than_its_kernels_are_launched(roofline_cost: CostModel) -> None:
+    def took(chunk: int, launching_us: float) -> StepTimes:
+        at = NEUTRAL.model_copy(update={"launching_us": launching_us})
+        return step(roofline_cost, "Qwen3-235B-A22B", LAYOUTS[:3], chunk=chunk, calibration=at)
+
+    plain, late = took(512, 0.0), took(512, 1e6)
+    np.testing.assert_allclose(late.latency.value, 1e6, rtol=0.01)
+    np.testing.assert_allclose(np.sum(list(late.parts.values()), axis=0), late.latency.value)
+    np.testing.assert_allclose(took(512, 10.0).latency.value, plain.latency.value, rtol=1e-3)
+    np.testing.assert_array_equal(took(0, 1e6).latency.value, took(0, 0.0).latency.value)
+
+
 def test_a_step_is_never_faster_than_its_roofline(roofline_cost: CostModel) -> None:
     got = step(roofline_cost, "Qwen3-32B", LAYOUTS[:3], chunk=1024, calibration=NEUTRAL)
     kernels = got.latency.value - got.parts["host"] - got.parts["communication"]

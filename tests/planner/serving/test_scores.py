@@ -160,16 +160,9 @@ def test_interval_score_is_gneitings() -> None:
     assert best_single_score(errors) == pytest.approx(2 * 1.75 * 0.2, rel=0.05)  # of a normal law: 3.5 σ
 
 
-@pytest.mark.parametrize(
-    ("columns", "named"),
-    [
-        ({"other": "1"}, "no column holds what was measured"),
-        ({"ttft_ms_mean": "1", "mean_ttft_ms": "2"}, "both hold ttft_ms_mean"),
-    ],
-)
-def test_measured_columns_that_mean_nothing_are_refused(columns: dict[str, str], named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        measured_columns(pd.DataFrame([columns]))
+def test_a_table_without_a_measured_column_is_refused() -> None:
+    with pytest.raises(InputError, match="no column holds what was measured"):
+        measured_columns(pd.DataFrame([{"other": "1"}]))
 
 
 def test_every_quantity_is_a_column_of_the_prediction() -> None:

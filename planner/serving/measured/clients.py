@@ -1,0 +1,145 @@
+"""Results that load generators write as one JSON document or as a table of metrics, as rows of runs.
+
+InferenceX's interface (an object ``metrics`` in each), AIPerf and GenAI-Perf (``input_config`` beside an object of
+statistics for each metric; as CSV ``Metric,avg,p50,…``), GuideLLM (a list ``benchmarks``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.ASCII)
+
+METRIC = "metric"
+"""What the header of GenAI-Perf's and AIPerf's CSV begins with."""
+
+_OF_GUIDELLM = {
+    "time_to_first_token_ms": "ttft_ms",
+    "inter_token_latency_ms": "tpot_ms",
+    "request_latency": "e2e_s",
+    "output_tokens_per_second": "output_tokens_per_second",
+}
+"""GuideLLM's metric → what it is called here. Its time per output token has the first one in it, and its inter-token
+latency is a request's mean between tokens."""
+
+_MEANS = {"prompt_token_count": "isl", "output_token_count": "osl"}
+
+
+def plain_results(document: Any) -> Any:
+    """``document`` as a list of plain objects where it is one that is known, else as it is."""
+    if isinstance(document, Mapping) and isinstance(document.get("benchmarks"), list):
+        return [_of_guidellm(document, run) for run in document["benchmarks"] if isinstance(run, Mapping)]
+    rows = document if isinstance(document, list) else [document]
+    if not all(isinstance(row, dict) for row in rows):
+        return document
+    return [_plain(row) for row in rows]
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(row)
+    metrics = out.get("metrics")
+    if isinstance(metrics, Mapping):
+        out = {**metrics, **{name: value for name, value in out.items() if name != "metrics"}}
+    if isinstance(config := out.get("input_config"), Mapping):
+        out.pop("schema_version", None)  # of the client's document
+        out = {**_asked(config), **out}
+    return out
+
+
+def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Model and load among the options of AIPerf and GenAI-Perf."""
+    out: dict[str, Any] = {}
+    for name, value in _leaves(config):
+        if name in ("model_names", "models", "model") and isinstance(value, list | str) and value:
+            out.setdefault("model", value if isinstance(value, str) else value[0])
+        elif name in ("concurrency", "request_rate") and isinstance(value, int | float) and not isinstance(value, bool):
+            out.setdefault(name, value)
+    return out
+
+
+def _leaves(value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, each in value.items():
+        if isinstance(each, Mapping):
+            yield from _leaves(each)
+        else:
+            yield name, each
+
+
+def _of_guidellm(document: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """One benchmark of GuideLLM's document. Requests come one by one, so many at once, or at a rate; what comes as fast
+    as it is answered says no load."""
+    out: dict[str, Any] = {}
+    for part in (document.get("args"), run):
+        for name, value in _leaves(part) if isinstance(part, Mapping) else ():
+            if name == "model" and isinstance(value, str):
+                out.setdefault("model", value)
+    strategy = next(_named("strategy", run), {})
+    kind = str(strategy.get("type_", ""))
+    if kind == "synchronous":
+        out["concurrency"] = 1
+    elif kind == "concurrent":
+        out["concurrency"] = strategy.get("streams")
+    elif kind in ("constant", "poisson"):
+        out["rate"] = strategy.get("rate")
+    metrics = run.get("metrics")
+    for name, value in metrics.items() if isinstance(metrics, Mapping) else ():
+        told = value.get("successful") if isinstance(value, Mapping) else None
+        if not isinstance(told, Mapping):
+            continue
+        if name in _MEANS:
+            out[_MEANS[name]] = told.get("mean")
+        elif name in _OF_GUIDELLM:
+            ends = told.get("percentiles")
+            parts = {"mean": told.get("mean"), "p50": told.get("median"), **(ends if isinstance(ends, Mapping) else {})}
+            if name == "output_tokens_per_second":
+                out[_OF_GUIDELLM[name]] = parts["mean"]
+            else:
+                out |= {
+                    f"{_OF_GUIDELLM[name]}_{part}": each
+                    for part, each in parts.items()
+                    if part in ("mean", "p50", "p99")
+                }
+    return out
+
+
+def _named(name: str, value: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for key, each in value.items():
+        if isinstance(each, Mapping):
+            if key == name:
+                yield each
+            yield from _named(name, each)
+
+
+def metrics_in_one_row(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of metrics (``Metric,avg,p50,…``), whose second part has a value for each, as the one row of a run; other
+    tables as they are."""
+    import pandas as pd
+
+    first = str(table.columns[0])
+    if first.strip().casefold() != METRIC:
+        return table
+    row: dict[str, str] = {}
+    for record in table.fillna("").to_dict("records"):
+        name = _word(str(record[first]))
+        if name == METRIC:
+            continue
+        row |= {
+            f"{name}_{_word(str(part))}": _number(str(text))
+            for part, text in record.items()
+            if part != first and str(text)
+        }
+    return pd.DataFrame([row])
+
+
+def _number(text: str) -> str:
+    """``1,146.31`` without its comma."""
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_")
