@@ -7,9 +7,9 @@ mostly that queue, which no static formula gives.
 
 Simulated event by event, but in lock step over all configurations: one array operation advances every configuration by
 its own next event (a batch of prompts, or decode steps until the next sequence ends). More than ``SLOTS`` requests in
-flight (``AT_ONCE_SLOTS`` where they are all that is sent, or the engine holds few of them) move as clusters of equal size, whose prompts come one by one
-once the opening burst is through. What a step takes is asked beforehand on a small grid
-(:mod:`~costmodels.serving.closed_loop.loop_grid`).
+flight (``AT_ONCE_SLOTS`` where they are all that is sent, or the engine holds few of them) move as clusters of equal
+size, whose prompts come one by one once the opening burst is through. What a step takes is asked beforehand on a small
+grid (:mod:`~costmodels.serving.closed_loop.loop_grid`).
 
 The event simulator (``simulator.py``) plays single requests with the engines' schedulers. On the same steps the two
 differ by 3 % (TTFT) and 1 % (TPOT, throughput) in the median of 648 points and by 16 and 3 % in nine of ten; most where
