@@ -27,6 +27,7 @@ from planner.serving.fleets.engines import unmatched
 from planner.serving.fleets.losing import after_worst_loss, limits_of_all, short_after_loss, started
 from planner.serving.fleets.modelled import ModelDescribed
 from planner.serving.fleets.nearest import with_tried_budget, with_tried_limits
+from planner.serving.fleets.other_steps import missed_in_other_steps
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
 from planner.serving.fleets.single import as_fleet, one_load
@@ -252,8 +253,11 @@ class _Modelled:
         engines = started(found, engines, limits)
         engines = confirming.with_checks(engines) if checked else engines
         engines = {**engines, **started(found, confirming.standing_by(found, engines), limits, engines)}
-        self._tell(Step("comparing with other fleets", CONFIRMED))
         assert self.deadline is not None
+        if checked:
+            beside = missed_in_other_steps(found, settled.engines, confirming, self.deadline)
+            settled = replace(settled, notes=(*settled.notes, *beside))
+        self._tell(Step("comparing with other fleets", CONFIRMED))
         comparisons = compare(found, self.deadline, confirming.without_tails(settled), decided.other)
         after = after_worst_loss(found, confirming, limits) if self._request.simulation else None
         settled = replace(settled, notes=(*settled.notes, *comparisons.notes))

@@ -1,0 +1,35 @@
+"""Engines are simulated in steps that send them other requests than their busiest."""
+
+from __future__ import annotations
+
+import pytest
+
+from planner.serving.fleets import other_steps
+from planner.serving.fleets.planning import plan_fleet
+from planner.serving.fleets.request import parse_fleet_request
+
+
+def _notes(lengths: list[tuple[int, int]]) -> list[str]:
+    hours = [
+        {"hour": hour, "classes": [{"isl": isl, "osl": osl, "rate_rps": 2} for isl, osl in (lengths[hour], (300, 30))]}
+        for hour in range(len(lengths))
+    ]
+    asked = {
+        "cluster": {"name": "ours", "pools": [{"gpu": "H100", "gpus": 4}]},
+        "services": [
+            {"name": "chat", "model": "Qwen/Qwen3-8B", "slo": "ttft=1s,tpot=50ms", "load": {"steps": hours}},
+        ],
+    }
+    return [note for note in plan_fleet(parse_fleet_request(asked)).provenance.notes if "busiest step" in note]
+
+
+def test_a_promise_that_is_missed_in_another_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not _notes([(500, 50), (300, 60)])
+    monkeypatch.setattr(other_steps, "_misses", lambda *_: True)
+    (note,) = _notes([(500, 50), (300, 60)])
+    assert "misses it in 1 of 1 other steps" in note
+
+
+def test_steps_of_the_same_mixture_are_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_steps, "_misses", lambda *_: True)
+    assert not _notes([(500, 50), (500, 50)])
