@@ -22,7 +22,7 @@ import pandas as pd
 from tests.benchmarks.cards import write
 
 DATA = Path(__file__).parent / "data"
-CUTS = ("model", "gpu", "framework", "lengths")
+CUTS = ("model", "gpu", "framework", "part")
 SHOWN = ("rows", "mape_pct", "median_pct", "bias_pct", "coverage_pct")
 
 

@@ -16,6 +16,15 @@ from tests.benchmarks.power_told import summary as power
 ROOT = Path(__file__).parents[2]
 START, END = "<!-- figures: tests/benchmarks/readme.py -->", "<!-- end of figures -->"
 GPUS = ("H100-SXM", "H200", "all")
+LABORATORIES = {
+    "trtllm": "TensorRT-LLM's performance overview",
+    "gpustack": "GPUStack",
+    "dstack": "dstack",
+    "iog": "IOG",
+    "nim": "NVIDIA NIM",
+    "sgl_cookbook": "LMSYS's cookbook",
+    "vultr": "Vultr",
+}
 
 
 def figures() -> str:
@@ -49,7 +58,8 @@ def figures() -> str:
         warm, first = case["warm"], case["first"]
         cells = [f"{warm['cpu_s']:.1f}", f"{case['warm_cpu_over_imports']:.1f}", f"{warm['peak_mb']} MB"]
         rows.append(f"| {name} | {' | '.join(cells)} | {first['wall_s']:.0f} s |")
-    return "\n".join([*rows, "", *_silicon(), "", *_scored(), "", *_agreement(), "", *_sampling(), "", *fleets()])
+    parts = (_silicon(), _scored(), _published(), _agreement(), _sampling(), fleets())
+    return "\n".join([*rows, *(line for part in parts for line in ("", *part))])
 
 
 def _agreement() -> list[str]:
@@ -193,6 +203,29 @@ def _scored() -> list[str]:
     ways = [f"* {line}" for line in document["optimistic"]]
     rows += _margins(document.get("margins", {}))
     return [*rows, "", "Ways in which the hold-outs are still optimistic:", "", *ways]
+
+
+def _published() -> list[str]:
+    """Laboratories' published figures, that nothing was tuned on: a row each, parts of one file that differ apart."""
+    document = json.loads((EVIDENCE / "published.json").read_text(encoding="utf-8"))
+    quantities = {"TTFT": "ttft_ms_mean", "TPOT": "tpot_ms_mean", "output tokens/s": "output_tokens_per_s_per_gpu"}
+    rows = [
+        "What laboratories published of engines that nothing here was fitted to (mean / median error / bias, %; share "
+        "within the 80 % interval, %; `python -m tests.benchmarks.published`):",
+        "",
+        f"| | rows | {' | '.join(quantities)} |",
+        "|---" * (len(quantities) + 2) + "|",
+    ]
+    for laboratory, name in LABORATORIES.items():
+        errors = document[laboratory]["errors"]
+        parts = {title.partition(", part ")[2]: None for title in errors if ", part " in title}
+        for cut in [f"part {part}" for part in parts] or ["all all"]:
+            found = [errors.get(f"{quantity}, {cut}") for quantity in quantities.values()]
+            cells = [f"{_three(each)}; {each['coverage_pct']:.0f}" if each else "–" for each in found]
+            count = max(each["rows"] for each in found if each)
+            title = f"{name}: {cut.removeprefix('part ')}" if parts else name
+            rows.append(f"| {title} | {count} | {' | '.join(cells)} |")
+    return rows
 
 
 def _sampling() -> list[str]:

@@ -153,6 +153,8 @@ def _row(name: str, other: Answered, ours: float) -> FleetCompared:
 
 def _compared(found: Answered, deadline: Deadline) -> list[FleetCompared]:
     fleet = found.fleet
+    # First, since they need more time than the others, though they are told last.
+    steady = [_constant(found, deadline), _each_alone(found, deadline)] if len(fleet.steps) > 1 else []
     rows: list[FleetCompared] = []
     gpus = list(dict.fromkeys(fleet.offers[v.offer].pool.gpu for v in fleet.chosen.variants))
     if len(gpus) > 1:
@@ -174,10 +176,7 @@ def _compared(found: Answered, deadline: Deadline) -> list[FleetCompared]:
                 reason=_carried_today(found),
             )
         )
-    if len(fleet.steps) > 1:
-        rows.append(_constant(found, deadline))
-        rows.append(_hour_by_hour(found, deadline))
-    return rows
+    return [*rows, *steady]
 
 
 def _carried_today(found: Answered) -> str:
@@ -268,7 +267,7 @@ def _constant(found: Answered, deadline: Deadline) -> FleetCompared:
     return _row(name, replace(found, answer=answer), ours)
 
 
-def _hour_by_hour(found: Answered, deadline: Deadline) -> FleetCompared:
+def _each_alone(found: Answered, deadline: Deadline) -> FleetCompared:
     """Each step alone, as if engines started at once: what no schedule beats."""
     question, total, usd = found.question, 0.0, 0.0
     mine = Deadline(2 * EACH * deadline.left)
@@ -276,7 +275,7 @@ def _hour_by_hour(found: Answered, deadline: Deadline) -> FleetCompared:
         one = replace(
             question, work=[work], seconds=question.seconds[t : t + 1], cyclic=False, before=None, most_changes=None
         )
-        answer = _near(found, one, seconds=mine.left / 2, gap=1e-3)
+        answer = _near(found, one, seconds=mine.left / (question.steps - t), gap=1e-3)
         if answer is None or answer.objective is None:
             return FleetCompared(name="each step alone", usd_per_hour=None, loses_by=None, reason="no time was left")
         share, fleet = float(question.share_of_time[t]), replace(found.fleet, steps=(found.fleet.steps[t],))
