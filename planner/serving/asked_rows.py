@@ -62,7 +62,7 @@ RUN = ("osl_length_biased", "mode", "spec", COLD)
 _BURSTS, _LOOPS = ("burst", "offline"), ("", "closed", "open")
 USUAL = -1
 _DRAFTED = re.compile(r"mtp[-_ ]?([1-9])", re.ASCII)
-_DRAFTS, _NO_DRAFTS = ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false", "0")
+_DRAFTS, _NO_DRAFTS = ("mtp", "eagle", "eagle3", "yes", "true", "on"), ("none", "off", "no", "false", "0")
 
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
@@ -172,7 +172,7 @@ def asked_row(
     work = counted(work, model)
     notes += _told_of(record, model, work)
     tp, _, dp = degrees_of(layout)[:3]
-    drafts = _drafts(record.get("spec", "")) if work.speculation is None else 0
+    drafts = drafts_of(record.get("spec", "")) if work.speculation is None else 0
     if (users := work.concurrency) is not None:
         weights = record.get("precision", "")
         engine = CampaignEngine(
@@ -207,7 +207,7 @@ def _told_of(record: Mapping[str, str], model: Architecture, work: Workload) -> 
     notes, mode = [], record.get("mode", "").casefold()
     if mode not in _LOOPS and not mode.startswith((*_BURSTS, "closed", "open")):
         notes.append(f"mode: {shown(mode)} is not known, so requests come as concurrency or rate say")
-    if _drafts(record.get("spec", "")) and model.draft is None:
+    if drafts_of(record.get("spec", "")) and model.draft is None:
         notes.append(f"spec: {model.name} has no module that drafts: one of the size of a layer is taken")
     longest, most = work.isl + work.osl, model.max_context_tokens
     if longest > most:
@@ -331,7 +331,7 @@ def _users(text: str, notes: list[str]) -> str:
     return str(max(round(value), 1))
 
 
-def _drafts(text: str) -> int:
+def drafts_of(text: str) -> int:
     """Tokens that are drafted a step: as ``mtp3`` says, or :data:`USUAL`."""
     word = text.casefold()
     if told := _DRAFTED.fullmatch(word):

@@ -36,13 +36,17 @@ VERSIONED = re.compile(r"(.*?[a-z])[\s_:=-]+(v?\d+\.\d+\S*)", re.ASCII | re.IGNO
 """A framework's name and its release behind it (``vLLM v0.11.0``)."""
 
 
+_NO_SIZE = re.compile("[/:]")
+"""In cells of a column ``image`` that name a container; pictures are 640x480."""
+
+
 def container_column(table: pd.DataFrame) -> str | None:
     """The column of ``table`` that names containers; one that is called ``image`` may be of the pictures in prompts."""
     for column in map(str, table.columns):
         if folded(column) in CONTAINERS:
             if folded(column) != "image":
                 return column
-            if "images" not in table.columns and table[column].astype(str).str.contains("[/:]").any():
+            if "images" not in table.columns and table[column].astype(str).str.contains(_NO_SIZE).any():
                 return column
     return None
 
@@ -83,6 +87,8 @@ def with_container(record: Mapping[str, str], notes: list[str]) -> dict[str, str
         InputError: the container tells no framework and nothing else does, or another one.
     """
     out, container = dict(record), record.get(CONTAINER, "")
+    if not out.get("images") and _NO_SIZE.search(out.get("image", "")):  # beside a column container
+        container, out["image"] = container or out["image"], ""
     if not container:
         told = VERSIONED.fullmatch(out.get("version", "")) if not out.get("framework") else None
         return out | {"framework": told[1], "version": told[2]} if told else out

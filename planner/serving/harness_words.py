@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from planner.contract.words import folded, weights_word, words
@@ -257,6 +257,8 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
             out[name] = str(round(mean))
             notes.append(f"{name} is {TOTALS[name]} \u00f7 {ANSWERED}: {out[name]}")
     out = as_drawn(out, notes)
+    if not ratio:
+        notes += _unlike(out, means or {})
     if (record.get("mode") or from_totals) and not (out.get("spread") or out.get("osl_length_biased")):
         lengths = [number((out if from_totals else record).get(name, "")) for name in TOTALS]
         if not all(each is None or chosen(each) for each in lengths):
@@ -266,6 +268,16 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
         out["spread"] = DATA_SET
         notes.append(f"isl, osl: means of {own}: lengths are taken to be 0.5 to 1.5 of them")
     return _experts(out, notes)
+
+
+def _unlike(record: Mapping[str, str], means: Mapping[str, float]) -> Iterator[str]:
+    """What a reader should know of lengths that are not those of the requests that were answered."""
+    low, _, high = record.get("spread", "").partition("-")
+    share = ((number(low) or 1.0) + (number(high) or 1.0)) / 2
+    for name, mean in means.items():
+        asked = number(record[name])
+        if asked is not None and asked > 0 and abs(mean / (asked * share) - 1) > AGREES:
+            yield f"{name}: {record[name]} is read, and not {TOTALS[name]} \u00f7 {ANSWERED}, which is {mean:.0f}"
 
 
 def _at_most_sent(out: dict[str, str], notes: list[str]) -> None:

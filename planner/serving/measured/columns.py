@@ -164,6 +164,11 @@ def measured_columns(table: pd.DataFrame) -> Measured:
         shared = _per_gpu(column)
         if shared is not None and shared[1] == OF_ALL and shared[0] not in found and column not in QUANTITIES:
             found[shared[0]] = [(column, _values(table[column], column, unread) / _gpus(table))]
+    if not found and bare:
+        raise InputError(
+            f"columns: {shown(bare[0])} says no unit, and no time per token tells it",
+            f"write it there: {bare[0]}_ms, or {bare[0]}_s",
+        )
     if not found:
         raise InputError(
             "columns: no column holds what was measured",

@@ -13,6 +13,7 @@ from api.cli.commands.predict import read_configurations
 from planner.serving.harness_words import is_inferencex
 from planner.serving.measured.columns import measured_columns, quantity_of
 from planner.serving.measured.units import units_told
+from profiles.errors import InputError
 
 INFERENCEX = {
     "hardware": "h200",
@@ -154,3 +155,8 @@ def test_of_red_hats_tables_a_token_after_the_first_is_the_inter_token_latency()
     truth = measured_columns(pd.DataFrame([row])).values
     assert (truth["tpot_ms_p50"][0], truth["ttft_ms_p50"][0]) == (8.0, 80.0)
     assert "itl_ms_p50" not in truth
+
+
+def test_latencies_without_a_unit_alone_are_refused_by_their_name() -> None:
+    with pytest.raises(InputError, match="'mean ttft' says no unit, and no time per token tells it"):
+        measured_columns(pd.DataFrame([{"mean ttft": "0.06"}]))

@@ -76,3 +76,12 @@ def test_rows_of_containers_are_predicted_and_others_say_why() -> None:
     assert second["error"].startswith("container: 'mycorp/serve:2026-01' does not tell the framework")
     by_column = predict(pd.DataFrame([{**ROW, "vllm_version": "0.11.0"}])).iloc[0]
     assert (by_column["release"], by_column["tpot_ms_mean"]) == ("0.11.0", first["tpot_ms_mean"])
+
+
+def test_a_container_may_be_told_twice() -> None:
+    """Beside a column ``container`` one called ``image`` lost the whole file."""
+    twice = {**ROW, "image": "vllm/vllm-openai:v0.11.0", "container": "vllm/vllm-openai:v0.11.0"}
+    answer = predict(pd.DataFrame([twice, {**twice, "container": ""}]))
+    assert list(answer["error"]) == ["", ""]
+    assert list(answer["release"]) == ["0.11.0", "0.11.0"]
+    assert "columns read" not in answer["note"][0]

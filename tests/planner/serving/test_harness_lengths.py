@@ -157,3 +157,13 @@ def test_prompts_found_in_the_prefix_cache_have_a_column() -> None:
         "ttft_ms_mean"
     ].astype(float)
     assert again < new / 2
+
+
+def test_a_reader_is_told_of_answers_that_are_shorter_than_asked() -> None:
+    notes: list[str] = []
+    totals = {"completed": "160", "total_input_tokens": "163840", "total_output_tokens": "10000"}
+    assert in_our_terms({"isl": "1024", "osl": "128", **totals}, notes)["osl"] == "128"
+    assert notes == ["osl: 128 is read, and not total_output_tokens ÷ completed, which is 62"]
+    drawn: list[str] = []
+    in_our_terms({"isl": "1024", "osl": "70", "spread": "0.8-1", **totals, "total_input_tokens": "147456"}, drawn)
+    assert drawn == []

@@ -7,7 +7,7 @@ import pytest
 
 from planner.serving.measured.read import not_read
 from planner.serving.prediction_table import predict
-from planner.serving.same_columns import agreed, columns_read
+from planner.serving.same_columns import agreed, columns_read, with_drafts
 from profiles.errors import InputError
 
 ROW = {"model": "Qwen/Qwen3-32B", "gpu": "H200", "framework": "vllm", "isl": "1024", "osl": "512", "concurrency": "4"}
@@ -74,3 +74,22 @@ def test_our_own_columns_of_an_answer_are_no_words_of_the_table() -> None:
     answer = predict(table, beside_measured=True)
     assert answer["release"][0] == "0.11.0"
     assert not_read(list(answer.columns), ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("spec", "mtp", "read"),
+    [("", "3", "mtp3"), ("mtp", "3", "mtp3"), ("mtp2", "", "mtp2"), ("eagle", "0", "eagle"), ("", "0", "0")],
+)
+@pytest.mark.parametrize("column", ["spec", "spec_decoding"])
+def test_what_mtp_says_counts_beside_another_column_of_drafts(column: str, spec: str, mtp: str, read: str) -> None:
+    """It was ignored without a word wherever ``spec`` or the like was there."""
+    table = pd.DataFrame([{column: spec, "mtp": mtp}, {column: "", "mtp": "3"}])
+    meant, beside = columns_read(table, ("spec",))
+    first = with_drafts(table.rename(columns=meant), meant).to_dict("records")[0]
+    assert agreed(first, beside, table.columns, [])["spec"] == read
+
+
+@pytest.mark.parametrize(("spec", "mtp"), [("mtp", "0"), ("mtp2", "mtp3"), ("off", "mtp3")])
+def test_drafts_that_contradict_each_other_are_refused(spec: str, mtp: str) -> None:
+    with pytest.raises(InputError, match=r"^spec, mtp: .* contradict each other"):
+        agreed({"spec": spec, "mtp": mtp}, {"spec": ("mtp",)}, (), [])
