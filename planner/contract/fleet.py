@@ -154,7 +154,11 @@ class ServicePrediction(Document):
     rate_rps: float = Field(description="at its busiest step")
     usd_per_million_input_tokens: float | None = None
     usd_per_million_output_tokens: float | None = None
-    holds: bool | None = Field(default=None, description="whether its promise holds; null: not simulated")
+    holds: bool | None = Field(
+        default=None,
+        description="whether its promise holds where its engines are busiest, and in those of the other steps that "
+        "were simulated; null: not simulated",
+    )
     worst_loss: str | None = Field(
         default=None, description="of those to be survived, at the busiest step; null: nothing is to be survived"
     )

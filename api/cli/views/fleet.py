@@ -241,6 +241,8 @@ def _promises(plan: Plan, console: Console, *, explain: bool) -> None:
             rows.add_row(service.name, f"{each.isl:,.0f}", f"{each.osl:,.0f}", number(each.rate_rps), ttft, tpot, *told)
     console.print(rows)
     for service in attained:
+        if service.holds is False:
+            bullet(console, f"{service.name}: its promise does not hold in every step")
         if service.worst_loss is not None:
             held = {None: "was not simulated", True: "holds", False: "does not hold"}[service.holds_after_loss]
             bullet(console, f"{service.name}: its promise {held} after the worst loss ({service.worst_loss})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,8 @@ SHOWN = 24
 
 
 class ModelDescribed:
-    """Engines of the cost model. ``engines``: the kinds that run, by variant, under their mixtures."""
+    """Engines of the cost model. ``engines``: the kinds that run, by variant, under their mixtures; ``missed``: those
+    that miss their promise in a step that is not their busiest."""
 
     def __init__(
         self,
@@ -39,8 +40,10 @@ class ModelDescribed:
         engines: Mapping[int, Loaded],
         models: Mapping[int, Architecture],
         after: AfterLoss | None = None,
+        missed: Collection[int] = (),
     ) -> None:
         self._settled, self._engines, self._models, self._after = settled, engines, models, after
+        self._missed = missed
         self.simulated = any(each.check is not None for each in engines.values())
 
     # -------------------------------------------------------------- the request
@@ -208,7 +211,8 @@ class ModelDescribed:
             )
             for i in sorted(order[:SHOWN].tolist(), key=lambda i: (asked.classes[i].isl, asked.classes[i].osl))
         )
-        said: dict[str, Any] = {"holds": pooled.holds(asked, None), "classes": classes}
+        elsewhere = any(self._variant(self._engines[variant]).service == service for variant in self._missed)
+        said: dict[str, Any] = {"holds": False if elsewhere else pooled.holds(asked, None), "classes": classes}
         if lost is not None and self._after is not None:
             said |= {"worst_loss": self._after.words, "holds_after_loss": lost.holds(asked, None)}
         return said

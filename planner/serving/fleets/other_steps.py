@@ -27,12 +27,13 @@ MISSED = (
 
 def missed_in_other_steps(
     found: Answered, engines: Mapping[int, Loaded], confirming: Confirming, deadline: Deadline
-) -> list[str]:
-    """Notes, one of each kind of engine that misses its promise in a step, as far as time goes; the ``engines`` are
-    those that run, in their busiest steps."""
+) -> dict[int, str]:
+    """A note of each kind of engine (by variant) that misses its promise in a step, as far as time goes; the
+    ``engines`` are those that run, in their busiest steps."""
+    notes: dict[int, str] = {}
     if found.question.steps == 1:
-        return []
-    until, notes = deadline.part(OF_TIME), []
+        return notes
+    until = deadline.part(OF_TIME)
     for number, (variant, busiest) in enumerate(engines.items()):
         mine = until.part(1 / (len(engines) - number))
         used, seen, missed = used_of(found, variant), [_mixture(found, variant, busiest.step)], []
@@ -49,7 +50,7 @@ def missed_in_other_steps(
             v, first = found.fleet.chosen.variants[variant], found.fleet.steps[min(missed)].start_s
             label = found.fleet.services[v.service].engines[v.engine].label
             when = f"{int(first // 3600):02d}:{int(first % 3600 // 60):02d}"
-            notes.append(MISSED.format(label=label, missed=len(missed), looked=len(seen) - 1, when=when))
+            notes[variant] = MISSED.format(label=label, missed=len(missed), looked=len(seen) - 1, when=when)
     return notes
 
 

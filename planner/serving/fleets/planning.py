@@ -254,14 +254,13 @@ class _Modelled:
         engines = confirming.with_checks(engines) if checked else engines
         engines = {**engines, **started(found, confirming.standing_by(found, engines), limits, engines)}
         assert self.deadline is not None
-        if checked:
-            beside = missed_in_other_steps(found, settled.engines, confirming, self.deadline)
-            settled = replace(settled, notes=(*settled.notes, *beside))
+        beside = missed_in_other_steps(found, settled.engines, confirming, self.deadline) if checked else {}
+        settled = replace(settled, notes=(*settled.notes, *beside.values()))
         self._tell(Step("comparing with other fleets", CONFIRMED))
         comparisons = compare(found, self.deadline, confirming.without_tails(settled), decided.other)
         after = after_worst_loss(found, confirming, limits) if self._request.simulation else None
         settled = replace(settled, notes=(*settled.notes, *comparisons.notes))
-        described = ModelDescribed(settled, engines, models, after)
+        described = ModelDescribed(settled, engines, models, after, frozenset(beside))
         return validated(
             document(found, described, self._counted(comparisons), self._provenance(fleet, settled, models)), parse_plan
         )
