@@ -57,7 +57,7 @@ def front_end_of_users(job: Job, layouts: Layouts, limits: Limits, users: float)
     held = cache_tokens(job, layouts, limits) / float(policy.held_tokens(work.mean_isl, work.mean_osl))
     load = Load.of(
         np.maximum(np.rint([users]), 1).astype(np.int64),
-        np.maximum(np.rint([work.isl * high]), 1).astype(np.int64),
+        np.maximum(np.rint([work.isl * high]), 1).astype(np.int64) + work.image_tokens,
         np.maximum(np.rint([work.osl * high]), 1).astype(np.int64),
         np.array([limits.max_tokens_per_step]),
         max(min(int(held), limits.max_sequences), 1) * ranks,

@@ -78,3 +78,23 @@ def test_users_at_once_wait_as_long_as_predicted(
     assert report.tpot_ms.mean.value * 1e3 == pytest.approx(said.tpot.mean.value[0], rel=0.1)
     if spread:
         assert report.ttft_ms.p50.value * 1e3 == pytest.approx(said.ttft.p50.value[0], rel=0.1)
+
+
+def test_the_front_end_sees_the_images_of_users_at_once(bare: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {"model": "Qwen/Qwen2.5-VL-7B-Instruct", "gpu": "H100-SXM", "framework": "vllm"}
+    document = deployment_of_shapes("1xTP1", EngineAsked(**asked))
+    images = {"count": 1, "width_pixels": 1024, "height_pixels": 1024, "tokens": 1369}
+    workload = {"isl": 100, "osl": 20, "concurrency": 4, "images": images}
+    request = SimulationRequest.model_validate({"plan": document, "workload": workload})
+    load, source = requested_load(request)
+    running = replace(Running.of(document, request.workload), users=request.users)
+    seen: list[Load] = []
+
+    def noted(*given: Any, **named: Any) -> Any:
+        seen.append(given[2])
+        return closed_loop_answers(*given, **named)
+
+    monkeypatch.setattr("planner.replay.front_end.closed_loop_answers", noted)
+    simulate_plan(running, load, source, sending=Sending(warm=True), store=bare)
+    assert running.workload.image_tokens == 1369
+    assert seen[0].mean_isl[0] == running.workload.mean_isl
