@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from planner.serving.measured.units import without_commas
+
 if TYPE_CHECKING:
     import pandas as pd
-
-_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.ASCII)
 
 METRIC = "metric"
 """What the header of GenAI-Perf's and AIPerf's CSV begins with."""
@@ -129,16 +129,11 @@ def metrics_in_one_row(table: pd.DataFrame) -> pd.DataFrame:
         if name == METRIC:
             continue
         row |= {
-            f"{name}_{_word(str(part))}": _number(str(text))
+            f"{name}_{_word(str(part))}": without_commas(str(text))
             for part, text in record.items()
             if part != first and str(text)
         }
     return pd.DataFrame([row])
-
-
-def _number(text: str) -> str:
-    """``1,146.31`` without its comma."""
-    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
 
 
 def _word(text: str) -> str:

@@ -15,7 +15,7 @@ from costmodels.estimates import Floats
 from planner.contract.words import cell, columns_of, folded, words
 from planner.serving.gpu_words import gpus_counted
 from planner.serving.harness_words import is_inferencex
-from planner.serving.measured.units import units_told
+from planner.serving.measured.units import units_told, without_commas
 from profiles.errors import InputError
 from profiles.values import number, shown
 
@@ -223,9 +223,6 @@ def _gpus(table: pd.DataFrame) -> Floats:
     return np.where(told, out, 1.0)  # of one GPU, as it is predicted
 
 
-_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.ASCII)
-
-
 def _values(texts: pd.Series, column: str, unread: Counter[str]) -> Floats:
     """Load generators write 0 where nothing was measured (the time between tokens of requests for one). What is no
     number (``OOM``, ``timeout``) was not measured either, and is counted in ``unread``."""
@@ -234,7 +231,7 @@ def _values(texts: pd.Series, column: str, unread: Counter[str]) -> Floats:
         said = cell(str(text))
         if not said:
             continue
-        value = number(said.replace(",", "") if _THOUSANDS.fullmatch(said) else said)
+        value = number(without_commas(said))
         if value is None or not 0 <= value < np.inf:
             unread[f"{column}: {shown(said)} is no number above 0"] += 1
         else:

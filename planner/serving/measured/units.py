@@ -22,6 +22,14 @@ _TOKEN = re.compile(r"(?<![a-z0-9])(?:tpot|itl)(?![a-z0-9])|output.token|inter.t
 _REQUEST = re.compile(r"(?<![a-z0-9])e2el?(?![a-z0-9])|end.to.end|request.latency", re.ASCII | re.IGNORECASE)
 
 
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.ASCII)
+
+
+def without_commas(text: str) -> str:
+    """``1,146.31`` as 1146.31; other text as it stands."""
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
+
+
 def units_told(columns: Mapping[str, Floats]) -> dict[str, str]:
     """Column → ``s`` or ``ms``, of those whose unit is plain; ``columns``: latencies without a unit, and their values.
 
