@@ -118,7 +118,9 @@ class RowModel:
         """What the kernel is told of kinds, policy and supply."""
         if (policy, seconds) not in self._known:
             self._known[policy, seconds] = (
-                tables_of(self.kinds, clock_shares(self.kinds, policy.clocks_mhz)),
+                tables_of(
+                    self.kinds, clock_shares(self.kinds, policy.clocks_mhz, None if policy.same_mhz else self.main)
+                ),
                 policy.ladder(len(self.groups), self.columns),
                 self._supply(seconds),
             )
@@ -172,6 +174,11 @@ class RowModel:
 
     def under(self, load: Load) -> RowModel:
         return replace(self, load=load)
+
+    @property
+    def main(self) -> ServerKind:
+        """The commonest kind: clocks are chosen from its settable ones."""
+        return self.kinds[int(np.argmax(self.mix))]
 
     @property
     def columns(self) -> int:
