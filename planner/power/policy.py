@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from planner.power.arrays import Ladder
-from planner.power.kernel import next_level
+from planner.power.readings import next_level
 
 NAMES = ("nameplate", "none", "static", "threshold", "polca", "ours", "oracle")
 

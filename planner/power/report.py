@@ -104,6 +104,8 @@ def solved(
             guess = servers or guess
         if servers:
             results[name] = Judged(policy, judge.verdict(policy, servers), _limit(judge, policy, servers, name))
+        if name == "none":
+            _check_keeps_up(judge, results, request.today)
     if not any(name in results for name in SIMPLEST) and last == NAMES[-1]:
         raise Infeasible(
             f"supply: {request.supply.name}: no number of servers keeps the limits of slo_impact and "
@@ -225,6 +227,20 @@ def _limit(judge: Judge, policy: Policy, servers: int, name: str) -> str:
         return "chosen"
     known = judge.known(policy, servers + 1)
     return "brakes" if known is None else judge.misses(known) or "brakes"
+
+
+def _check_keeps_up(judge: Judge, results: Mapping[str, Judged], today: int) -> None:
+    """Refuses a load that the servers cannot answer, capped or not: they draw no more than full engines do."""
+    held = results.get("none")
+    if (0 if held is None else held.verdict.servers) >= today or judge.holds(none(), today):
+        return
+    known = judge.known(none(), today)
+    if known is not None and judge.misses(known) == "load":
+        raise InputError(
+            f"servers: today's {today} do not keep up with the load on its busier days: {known.unanswered:.1%} of the "
+            "tokens are left, and no caps change that",
+            "correct today, the plans or the trace",
+        )
 
 
 def _check_today(request: PowerRequest, row: RowModel) -> None:

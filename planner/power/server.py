@@ -66,6 +66,11 @@ class ServerKind:
         constant, linear, square = self.prompt_s
         return np.asarray(constant + linear * tokens + square * tokens**2)
 
+    def capacity_rps(self, isl: float, osl: float) -> float:
+        """Requests a second that its engines answer at full clock, full of sequences."""
+        prefill = float(self.prompt_seconds(np.array(isl)))
+        return self.engines / (prefill + osl * self.full_token_s)
+
     @property
     def full_token_s(self) -> float:
         """Seconds of an engine for a token of one sequence, at full clock, with as many as it holds."""
