@@ -48,8 +48,9 @@ def reference_load(row: RowModel, today: int) -> tuple[ReferenceLoad, Met]:
     most = 0.85 * float(np.average([each.capacity_rps(isl, osl) for each in row.kinds], weights=row.mix))
     idle = float(row.servers(today).base_watts.sum() + row.other_watts) / row.budget_watts
     load = ReferenceLoad(scale / 6, replace(bursts, extra=0.2))
-    load = row.under(load).load  # with the shares of each kind of server
-    assert isinstance(load, ReferenceLoad)
+    shared = row.under(load).load  # by what each kind of server can take
+    assert isinstance(shared, ReferenceLoad)
+    load = shared
     best, least = (load, six_weeks(row, load, today)), np.inf
     met = best[1]
     for _ in range(_ROUNDS):

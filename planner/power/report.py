@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.contract.progress import Step
-from planner.power.judge import Days, Judge, Verdict
+from planner.power.arrays import TOKENS_IN, TOKENS_LEFT
+from planner.power.judge import MOST_UNANSWERED, Days, Judge, Verdict
 from planner.power.ours import CLOCK_SHARES, ChosenLevels, RowShape, best, effects, tuned
 from planner.power.policy import NAMES, Policy, none, static, threshold
 from planner.power.reference import Met
@@ -82,6 +83,7 @@ def solved(
         names = tuple(name for name in names if name in WITHOUT_CLOCKS)
     _check_today(request, row)
     judge = Judge(row, request, Days(request.days, JUDGED_WHOLE), strict=True, progress=progress)
+    _check_keeps_up(judge, request.today)
     results: dict[str, Judged] = {}
     chosen: ChosenLevels | None = None
     trainer = Judge(row, request, TRAINED, progress=progress)
@@ -104,8 +106,6 @@ def solved(
             guess = servers or guess
         if servers:
             results[name] = Judged(policy, judge.verdict(policy, servers), _limit(judge, policy, servers, name))
-        if name == "none":
-            _check_keeps_up(judge, results, request.today)
     if not any(name in results for name in SIMPLEST) and last == NAMES[-1]:
         raise Infeasible(
             f"supply: {request.supply.name}: no number of servers keeps the limits of slo_impact and "
@@ -229,16 +229,14 @@ def _limit(judge: Judge, policy: Policy, servers: int, name: str) -> str:
     return "brakes" if known is None else judge.misses(known) or "brakes"
 
 
-def _check_keeps_up(judge: Judge, results: Mapping[str, Judged], today: int) -> None:
-    """Refuses a load that the servers cannot answer, capped or not: they draw no more than full engines do."""
-    held = results.get("none")
-    if (0 if held is None else held.verdict.servers) >= today or judge.holds(none(), today):
-        return
-    known = judge.known(none(), today)
-    if known is not None and judge.misses(known) == "load":
+def _check_keeps_up(judge: Judge, today: int) -> None:
+    """Refuses a load that the servers cannot answer, capped or not: no number of servers would do."""
+    totals = np.sum([each.totals for each in judge.uncapped()], axis=0)
+    left = float(totals[TOKENS_LEFT] / max(totals[TOKENS_IN], 1.0))
+    if left > MOST_UNANSWERED:
         raise InputError(
-            f"servers: today's {today} do not keep up with the load on its busier days: {known.unanswered:.1%} of the "
-            "tokens are left, and no caps change that",
+            f"servers: today's {today} do not keep up with their load: without any caps {left:.1%} of a day's tokens "
+            "are left at its end",
             "correct today, the plans or the trace",
         )
 

@@ -47,6 +47,10 @@ class PrometheusRules(_OfPower):
     release = "2"
     rung = 2
 
+    def cannot(self) -> str | None:
+        """A row without caps is watched all the same."""
+        return None
+
     def files(self) -> dict[str, str]:
         return prometheus(self.plan)
 

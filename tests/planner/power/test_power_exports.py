@@ -212,6 +212,8 @@ def test_a_plan_without_levels_is_not_exported() -> None:
     for target in ("nvidia-smi", "dynamo-power"):
         with pytest.raises(Unsupported, match="no levels of caps"):
             files(bare, target)
+    rules = yaml.safe_load(files(bare, "prometheus")["rules.yaml"])["groups"][0]["rules"]
+    assert {each["alert"] for each in rules if "alert" in each} == {"RowPowerAboveBudget", "RowPowerReadingsLost"}
 
 
 def test_rules_go_by_the_node_that_is_nearest_to_its_budget(plan: PowerPlan) -> None:
