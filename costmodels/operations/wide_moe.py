@@ -85,17 +85,20 @@ WIDE_MOE = Kernel(
 
 
 MOST_MASKED = 128
-"""Tokens of a GPU up to which masked products are measured. Beyond, fewer slots have as many rows each with as many
-tokens: what those take longer for them, more slots do, too."""
-
-SPREAD_OUT = 0.56
-"""By the power of slots with which what each of them takes longer falls, since experts with many rows lie among more
-with few: by 0.68 with every doubling (16 pairs, 64 to 256 rows, power_law_0.6, H100, B200, GB200, from 0.45 to 1.04)."""
+"""Tokens of a GPU up to which masked products are measured. Beyond, times stay (reading the weights is what they take)
+until there are :data:`FREE_ROWS`, and grow from there with what is computed."""
 
 COMPUTED = 0.7
 """Of the time that one expert takes for :data:`MOST_MASKED` tokens, what is in proportion to them: twice what it takes
 longer than for half of them, DeepSeek's 0.68 on H100, 0.71 on H200 and 0.77 on B200. (A line through both falls where a
 forest has to answer.)"""
+
+FREE_ROWS = 80
+"""Rows of an expert, in the mean of a GPU's, from which its products take longer than reading its weights: as tokens
+lie with EPLB, the busiest have three times as many, and weights hide some 250 (arithmetic ÷ bandwidth in 8 bits since
+Hopper). Of rows alone: those of 2 to 16 slots with 64 to 256 rows each take longer (power_law_0.6; H100, B200, GB200)
+by what falls by 0.68 with every doubling of slots, which for 32 slots is what this makes of 120 and of 210 rows. Spread
+evenly it is 145."""
 
 
 MASKED_IN = "fp8_block"
@@ -159,7 +162,11 @@ def ask_wide_experts(
     inside = np.where(layouts.low_latency, np.minimum(tokens, MOST_MASKED), tokens)
     uneven = (kinds == _KINDS.index("contiguous")) & (routing != code("routing", "balanced"))
     corners = [(many, share, slots, routing) for many, share in _drawn(between_powers(inside), uneven)]
-    corners += _beyond(np.where(layouts.low_latency, tokens, 0.0), np.asarray(slots, np.float64), routing)
+    free = np.maximum(FREE_ROWS * slots / np.asarray(shape["top_k"], np.float64), MOST_MASKED)
+    beyond = np.where(layouts.low_latency, np.maximum(tokens - free, 0.0), 0.0) * COMPUTED / MOST_MASKED
+    if beyond.any():  # what one expert more or less has to do is all arithmetic there
+        even = np.full(len(layouts), code("routing", "balanced"))
+        corners.append((np.full(len(layouts), MOST_MASKED), beyond, np.ones(len(layouts)), even))
     own = DTYPES[int(str(shape["dtype"]))]
     shape["dtype"] = np.where(layouts.low_latency, code("dtype", MASKED_IN), code("dtype", own))
     each = np.where(layouts.low_latency, WEIGHT_BYTES[own] / WEIGHT_BYTES[MASKED_IN], 1.0)
@@ -168,24 +175,6 @@ def ask_wide_experts(
             share = many_share * held_share * each
             shape |= {"tokens": many, "slots": held, "kind": coded, "routing": skew}
             step.work.ask(WIDE_MOE, count * share, when & (share != 0), **shape)
-
-
-def _beyond(tokens: Floats, slots: Floats, routing: Ints) -> list[tuple[Ints, Floats, Floats, Ints]]:
-    """(tokens, their share, slots, routing) of what masked products of more than :data:`MOST_MASKED` tokens take
-    longer than of so many, [n] each."""
-    if not (tokens > MOST_MASKED).any():
-        return []
-    times = np.clip(tokens / MOST_MASKED, 1.0, np.maximum(slots, 1.0))
-    fewer = slots / times  # have as many rows each with MOST_MASKED tokens, and as ``slots`` with MOST_MASKED / times
-    longer = np.where(times > 1, times ** (1 - SPREAD_OUT), 0.0)
-    most = np.full(len(tokens), MOST_MASKED)
-    out = [(most, longer, fewer, routing)]
-    out += [(many, -longer * share, fewer, routing) for many, share in between_powers(MOST_MASKED / times)]
-    rest = np.maximum(tokens - times * MOST_MASKED, 0.0) * COMPUTED / MOST_MASKED
-    if rest.any():  # what one expert more or less has to do is all arithmetic there
-        even = np.full(len(tokens), code("routing", "balanced"))
-        out.append((most, rest, np.ones(len(tokens)), even))
-    return out
 
 
 Corner = tuple[Ints, Floats]

@@ -216,8 +216,8 @@ class TestMeasuredRuns:
         assert times == pytest.approx([measured for _, measured in runs], rel=0.15)
 
     def test_beyond_the_tokens_that_masked_products_are_measured_at(self) -> None:
-        """The same runs with EP8: beyond 128 tokens a GPU, 32 slots take longer as fewer slots with as many rows each
-        do. All are told 4 to 8 % too quick (11 to 17 until then)."""
+        """The same runs with EP8: masked products wait for their weights far beyond 128 tokens a GPU, and the busiest
+        experts' tokens no longer for as many. All are told 5 to 11 % too quick (11 to 17 until 2026-11-27)."""
         base = {"framework": "sglang", "dp": "8", "ep": "8", "redundant": "", "isl": "922", "osl": "922"}
         base |= {"kv_precision": "fp8", "gpu_memory_utilization": "0.88"}
         runs = (("GB200", 3853, 60.99), ("GB300", 3866, 58.85), ("GB300", 6623, 84.65), ("GB300", 7068, 87.65))
