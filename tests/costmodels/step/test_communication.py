@@ -182,7 +182,9 @@ def test_boxes_with_pcie_differ_in_their_intervals_and_without_peer_access_in_th
     assert host.value[0] / plain[0] < 1.1  # small ones: as long as before
 
 
-@pytest.mark.parametrize(("name", "rate"), [("pcie", 0.38 * 32e9), ("pcie-host", 0.20 * 32e9), ("pcie-virtual", 0.09 * 32e9)])
+@pytest.mark.parametrize(
+    ("name", "rate"), [("pcie", 0.38 * 32e9), ("pcie-host", 0.20 * 32e9), ("pcie-virtual", 0.09 * 32e9)]
+)
 def test_rows_of_switches_do_not_answer_for_pcie(name: str, rate: float) -> None:
     got = in_box(name, "RTX-4090", 8, measured=False)
     assert SIZES[-1] * 2 * 7 / 8 / got.value[-1] * 1e6 == pytest.approx(rate, rel=0.01)
