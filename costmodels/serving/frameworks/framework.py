@@ -191,12 +191,13 @@ class Framework(Facts):
         """``given`` with the framework's own words replaced by ours.
 
         Raises:
-            InputError: two words for one thing; a word of all replicas where there are several.
+            InputError: two words for one thing that say different things; a word of all replicas where there are
+                several.
         """
         out: dict[str, T] = {}
         for word, value in given.items():
             ours = self.words.get(word, word)
-            if ours in out or (ours != word and ours in given):
+            if str(out.get(ours, given.get(ours, value))) != str(value):
                 raise InputError(f"{word}: {ours} is given too", "give one of them")
             if word in self.words_of_all_replicas and str(given.get("dp") or given.get("dp_size") or 1) != "1":
                 raise InputError(
