@@ -336,7 +336,7 @@ class MemoryBudget(Facts):
     logged_tokens: Literal["pages", "requests", "plain"]
 
 
-class Widths(Facts):
+class DriftWidths(Facts):
     """Half-widths of log(measured ÷ predicted) that 80 % of runs stay within."""
 
     ttft: float = Field(ge=0)
@@ -344,12 +344,12 @@ class Widths(Facts):
     e2e: float = Field(ge=0)
 
 
-class Drift(Widths):
+class Drift(DriftWidths):
     """How far runs of a release lie from those of others, which is added to the intervals of one from which the
     constants have no runs: once, and beside it by the root of the months to the nearest release that they have runs of
     (each month adds an independent error), as ``monthly`` has it by the GPU's vendor, or ``earlier`` than all runs."""
 
-    monthly: dict[str, Widths]
+    monthly: dict[str, DriftWidths]
 
     def width(self, latency: str, times: int, months: float, walk: str) -> float:
         """The half-width that is added: so many ``times`` that of a release, and of months as of ``walk``."""
