@@ -168,9 +168,9 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     front = calibration.front_us(prompt, users, np.array([tpot]), layout.dp, outputs, coming_per_us=coming)[0]
     fronts = {end: front * factor for end, factor in calibration.front_ends.items()}
     requests = requests_at(*load.drawn(count), rate_rps, seed=0)
-    seen: dict[End, Outcome] = {"value": warm} | {
-        end: once_settled(simulate(engines[end], requests), load.settling) for end in ENDS
-    }
+    seen: dict[End, Outcome] = {"value": warm}
+    for end in ENDS:
+        seen[end] = once_settled(simulate(engines[end], requests), load.settling)
     sees = count if load.whole else LONG
     steps, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
     plain = steps.take(np.zeros(1, np.int64)).latency
