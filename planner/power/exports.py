@@ -10,7 +10,7 @@ import yaml
 
 from planner.power.alerts import prometheus
 from planner.power.document import PowerPlan
-from planner.power.parts import Part, cannot, class_name, class_names, file_part, line, parts, said
+from planner.power.parts import CappedPart, cannot, class_name, class_names, file_part, line, parts, said
 from profiles.errors import Unsupported
 
 ANNOTATION = "dynamo.nvidia.com/gpu-power-limit"
@@ -55,7 +55,7 @@ def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
     return {**made, "plan.json": _levels_json(plan)}
 
 
-def _scripts(plan: PowerPlan, part: Part) -> dict[str, str]:
+def _scripts(plan: PowerPlan, part: CappedPart) -> dict[str, str]:
     can = part.can
     restored, undone = "--reset-gpu-clocks", "Unlocks"
     if can.restore != "reset":  # the plan that runs there locks them

@@ -17,7 +17,7 @@ def cannot(plan: PowerPlan) -> str | None:
 
 
 @dataclass(frozen=True)
-class Part:
+class CappedPart:
     """Servers of a row whose GPUs are set alike: all of them, or those of a ``kind`` where there are several types.
     ``folder``: of their files, with its slash."""
 
@@ -42,11 +42,11 @@ class Part:
         return own.clock_mhz, own.gpu_watts
 
 
-def parts(plan: PowerPlan) -> list[Part]:
+def parts(plan: PowerPlan) -> list[CappedPart]:
     settable = plan.decision.settable
     if len(settable) == 1 and not settable[0].kinds:
-        return [Part(settable[0])]
-    return [Part(can, kind) for can in settable for kind in can.kinds]
+        return [CappedPart(settable[0])]
+    return [CappedPart(can, kind) for can in settable for kind in can.kinds]
 
 
 def said(plan: PowerPlan) -> str:
