@@ -12,6 +12,7 @@ from costmodels.arrays import Rowwise
 from costmodels.estimates import Estimates, Floats, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import LAUNCH_US
+from costmodels.kernels.timed_beside import ProductsAlone
 from costmodels.models.architecture import Architecture
 from costmodels.operations.exchanges import HIGH_THROUGHPUT, OVERLAPS, priced_as, spread_of
 from costmodels.operations.layouts import Layouts
@@ -64,7 +65,7 @@ def step_times(
     layouts: Layouts,
     batch: Batch,
     cost: CostModel,
-    row_sources: Mapping[str, CostModel],
+    row_sources: Mapping[str, CostModel | ProductsAlone],
     network: Network,
     calibration: Calibration,
 ) -> StepTimes:
@@ -205,7 +206,7 @@ class _Kernels:
         return self.time.value
 
 
-def _kernels(cost: CostModel, work: StepWork, operation: str) -> _Kernels:
+def _kernels(cost: CostModel | ProductsAlone, work: StepWork, operation: str) -> _Kernels:
     asked = work.asked.get(operation)
     n = work.candidates
     if not asked:

@@ -379,6 +379,14 @@ class Switch(Facts):
     within: str | None = None
 
 
+class TimedBeside(Facts):
+    """A kernel that rows of products time with each: µs of its launch, and bytes that it moves of an element of the
+    activations."""
+
+    launch_us: float
+    bytes_per_element: float
+
+
 class StandIn(Facts):
     """Which measured rows speak for an operation in a precision, where a framework runs it by default otherwise than
     the pack timed it under its name."""
@@ -392,6 +400,7 @@ class StandIn(Facts):
     of_busiest: bool = False  # rows of experts that are shared out time the GPU with most tokens
     measured_as: str
     measured_under: str
+    beside: TimedBeside | None = None  # what its rows time, too
     why: str
     source: str
 
