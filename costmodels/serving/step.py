@@ -128,7 +128,8 @@ def step_times(
     host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, eager) + waiting)
     # Kernels of a step with prompts that the host launches one by one end no earlier than it has done so.
     launching = np.where(batch.prefills > 0, calibration.launching_us, 0.0)
-    still = Estimates.exact(no_earlier(layers.value + host.value, launching) - layers.value - host.value)
+    launched = np.maximum(layers.value + host.value - calibration.beside_us(model.layers, batch.decodes), 0.0)
+    still = Estimates.exact(no_earlier(launched, launching) - launched)
     by_part["host"] = [combine([host, still])]
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.
