@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from planner.contract.words import cell, columns_meant
 from planner.contract.workload.workload import workload_of
-from planner.serving.asked_rows import FRAMEWORK, plain_number, release_asked
+from planner.serving.asked_release import release_asked
+from planner.serving.asked_rows import FRAMEWORK, plain_number
 from planner.serving.configuration import MemoryRequest
 from planner.serving.memory import memory
 from planner.serving.memory_document import GpuMemory, Largest, parse_memory_request
