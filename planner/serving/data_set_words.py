@@ -57,7 +57,7 @@ def of_data_set(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
 
 def sent_alike(record: Mapping[str, str]) -> bool:
     """Whether a client made requests of one length, of which the means are told."""
-    return _ALIKE.match(folded(named(record))) is not None
+    return not record.get(_OF_SGLANG[1]) and _ALIKE.match(folded(named(record))) is not None
 
 
 def conversations(record: Mapping[str, str]) -> str:
