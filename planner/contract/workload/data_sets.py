@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ AS_GIVEN = "none of it"
 
 
 class DataSet(BaseModel):
-    """Requests that stand for all of a data set: each for as many as the others."""
+    """Requests that stand for all of a data set, each for as many as the others; ``longest``: prompt and output of the
+    longest, which is not among them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,6 +32,7 @@ class DataSet(BaseModel):
     source: str
     read: dt.date
     sent: str
+    longest: tuple[int, int]
     isl: tuple[int, ...]
     osl: tuple[int, ...]
 
@@ -58,7 +61,7 @@ def lengths_of(text: str, isl: int | None, osl: int | None, max_len: int | None)
 
     Args:
         isl, osl: means that they are scaled to; None: their own.
-        max_len: longest request that is served.
+        max_len: longest request that is served; None: the longest of the set.
 
     Raises:
         UnknownName: no set is called so.
@@ -68,7 +71,8 @@ def lengths_of(text: str, isl: int | None, osl: int | None, max_len: int | None)
     if name is None:
         raise UnknownName("data set", text, data_sets())
     each = data_sets()[name]
-    pairs = list(zip(_scaled(each.isl, isl), _scaled(each.osl, osl), strict=True))
+    factors = [1.0 if mean is None else mean * len(own) / sum(own) for mean, own in ((isl, each.isl), (osl, each.osl))]
+    pairs = [_scaled(pair, factors) for pair in zip(each.isl, each.osl, strict=True)]
     served = [pair for pair in pairs if max_len is None or sum(pair) <= max_len]
     if not served:
         raise InputError(
@@ -86,15 +90,14 @@ def lengths_of(text: str, isl: int | None, osl: int | None, max_len: int | None)
         isl=prompts,
         osl=outputs,
     )
-    return {"isl": _mean(prompts), "osl": _mean(outputs), "recorded": recorded}
+    most = sum(_scaled(each.longest, factors)) if max_len is None else max_len
+    return {"isl": _mean(prompts), "osl": _mean(outputs), "recorded": recorded, "max_len": max(most, sum(served[-1]))}
 
 
-def _scaled(lengths: tuple[int, ...], mean: int | None) -> tuple[int, ...]:
-    """``lengths`` of the mean that is asked for."""
-    if mean is None:
-        return lengths
-    factor = mean * len(lengths) / sum(lengths)
-    return tuple(max(round(each * factor), 1) for each in lengths)
+def _scaled(pair: tuple[int, int], factors: Sequence[float]) -> tuple[int, int]:
+    """Prompt and output of a request, so many times as long."""
+    isl, osl = (max(round(tokens * factor), 1) for tokens, factor in zip(pair, factors, strict=True))
+    return isl, osl
 
 
 def _mean(lengths: tuple[int, ...]) -> int:
