@@ -88,7 +88,7 @@ class ServedModel:
         resolved = (self.own_calibration or self.framework.fitted).resolved(
             self.gpu, day, self.model.name, self.kind, greedy=self.greedy, slow=self.slow
         )
-        return self.framework.less_sure(resolved)
+        return self.framework.less_sure(resolved, self.gpu.vendor)
 
     @cached_property
     def response(self) -> ClockResponse:

@@ -196,14 +196,14 @@ def test_nodes_name_gpus_and_fabrics_that_exist() -> None:
 
 def test_pcie_boxes_have_a_law_and_wider_intervals_and_switched_ones_have_not() -> None:
     for topology in hardware.topologies().values():
-        through_pcie = topology.name in {"pcie", "pcie-host", "nvlink-pairs"}
+        through_pcie = topology.name in {"pcie", "pcie-host", "pcie-virtual", "nvlink-pairs"}
         assert (topology.bus_share is not None) == (topology.spread > 0) == through_pcie
         assert all(0 < share < 1 for share in (topology.bus_share or {}).values())
     for node in hardware.nodes().values():
         gpu = hardware.find_gpu(node.gpu)
         if node.joined_by in {"nvswitch", "nvlink"}:
             assert gpu.scale_up_link == "nvlink"
-        if node.joined_by in {"pcie", "pcie-host"}:
+        if node.joined_by in {"pcie", "pcie-host", "pcie-virtual"}:
             assert gpu.scale_up_link == "pcie"
         if node.joined_by == "nvlink-pairs":
             assert gpu.bridge_bytes_per_s is not None

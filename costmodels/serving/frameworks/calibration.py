@@ -55,7 +55,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.registry import families
-from costmodels.serving.frameworks.facts import Drift
 from profiles.hardware import Gpu
 from profiles.shipped import shipped
 
@@ -184,6 +183,11 @@ class Effects(BaseModel):
             return self.gpus[gpu]
         return self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
 
+    @property
+    def days(self) -> list[dt.date]:
+        """Of the releases that runs are of."""
+        return [each.day for dated in self.releases.values() for each in dated]
+
     def released(self, gpu: tuple[str, str], day: dt.date | None) -> Effect:
         """Of a release, on a GPU type or on its generation (names)."""
         dated = next((self.releases[name] for name in gpu if name in self.releases), ())
@@ -290,13 +294,6 @@ class Calibration(BaseModel):
         """What the front end is multiplied by at each end of its interval. Between a TTFT with quick steps and a quick
         front end and one with slow ones lie as many runs as between the ends of an interval."""
         return {"value": 1.0, "low": math.exp(min(self.front.low, 0.0)), "high": math.exp(max(self.front.high, 0.0))}
-
-    def drifted(self, drift: Drift, times: int) -> Calibration:
-        """The same constants, less sure by ``drift``, so many times over (independent errors)."""
-        if times == 0:
-            return self
-        spreads = {name: getattr(self, name).drifted(math.sqrt(times) * getattr(drift, name)) for name in LATENCIES}
-        return self.model_copy(update=spreads)
 
     def widened(self, widths: HalfWidths) -> Calibration:
         """The same constants, less sure by ``widths``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -335,13 +336,26 @@ class MemoryBudget(Facts):
     logged_tokens: Literal["pages", "requests", "plain"]
 
 
-class Drift(Facts):
-    """How far runs of a release lie from those of others: half-widths of log(measured ÷ predicted) that 80 % stay
-    within, added to the intervals of a release from which the constants have no runs."""
+class DriftWidths(Facts):
+    """Half-widths of log(measured ÷ predicted) that 80 % of runs stay within."""
 
     ttft: float = Field(ge=0)
     tpot: float = Field(ge=0)
     e2e: float = Field(ge=0)
+
+
+class Drift(DriftWidths):
+    """How far runs of a release lie from those of others, which is added to the intervals of one from which the
+    constants have no runs: once, and beside it by the root of the months to the nearest release that they have runs of
+    (each month adds an independent error), as ``monthly`` has it by the GPU's vendor, or ``earlier`` than all runs."""
+
+    monthly: dict[str, DriftWidths]
+
+    def width(self, latency: str, times: int, months: float, walk: str) -> float:
+        """The half-width that is added: so many ``times`` that of a release, and of months as of ``walk``."""
+        worst = max(self.monthly.values(), key=lambda each: each.tpot)
+        monthly = getattr(self.monthly.get(walk, worst), latency)
+        return math.sqrt(times * getattr(self, latency) ** 2 + months * monthly**2)
 
 
 class CommandLine(Facts):

@@ -182,6 +182,18 @@ def test_less_arithmetic_than_a_measured_relative_costs_what_is_missing(
     assert not got.inside.any()
 
 
+@pytest.mark.parametrize("operation", ["gemm", "mla_decode"])
+def test_the_twin_of_a_measured_gpu_takes_its_times(synthetic_store: ProfileStore, operation: str) -> None:
+    """H800 is H100 with fewer links; GH200's memory is too much faster than H100's."""
+    q = questions(operation, 80, seed=4)
+    twin, near, other = (
+        synthetic.cost_model(name, synthetic_store).estimate(operation, q) for name in ("H800", "H100", "GH200")
+    )
+    np.testing.assert_allclose(twin.value, near.value)
+    assert not twin.inside.any()
+    assert not np.allclose(other.value, near.value)
+
+
 def test_an_unseen_precision_is_an_unseen_gpu(synthetic_cost: CostModel) -> None:
     got = synthetic_cost.estimate("gemm", one("gemm", dtype="int8", m=100))
     assert not got.inside[0]
