@@ -402,12 +402,18 @@ class StandIn(Facts):
     from_capability: float = 0.0  # CUDA compute capability from which it holds
     below_capability: float | None = None  # … and below which
     from_release: str = ""  # of the framework, from which it holds; "": all
+    before_release: str = ""  # … and before which
     one_attention_replica: bool = False  # holds for engines whose attention is not data parallel alone
     of_busiest: bool = False  # rows of experts that are shared out time the GPU with most tokens
     measured_as: str
     measured_under: str
     why: str
     source: str
+
+    def holds_at(self, release: Release) -> bool:
+        early = self.from_release and release.older_than(self.from_release)
+        late = self.before_release and not release.older_than(self.before_release)
+        return not (early or late)
 
     def holds_on(self, gpu: Gpu) -> bool:
         capability = gpu.compute_capability or 0.0

@@ -320,11 +320,7 @@ class FrameworkFile(Facts):
             nearest=chosen.nearest,
             listed=chosen.listed,
             note=chosen.note,
-            stand_ins=tuple(
-                each
-                for each in self.stand_ins
-                if not (each.from_release and chosen.release.older_than(each.from_release))
-            ),
+            stand_ins=tuple(each for each in self.stand_ins if each.holds_at(chosen.release)),
             words=self.words,
             words_of_all_replicas=self.words_of_all_replicas,
             switches=self.switches,
