@@ -15,7 +15,7 @@ from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels import forest as forests
 from costmodels.kernels.features import base_us, matrix
 from costmodels.kernels.row_sources import sources_of, tunes_at_start
-from costmodels.kernels.sound_rows import Curves, as_tuned, spoiled
+from costmodels.kernels.sound_rows import Curves, as_tuned, undisturbed
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES, Columns, Hardware
@@ -97,8 +97,8 @@ def load_rows(
 ) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
     stand-in's; none that were measured in the boxes ``left_out``, or that are listed as wrong. Of one ``gpu``, whose
-    rows answer as they are, none that :func:`spoiled` finds (of thousands, a forest makes little of them), and experts
-    of engines that tune their kernels when they start :func:`as_tuned`."""
+    rows answer as they are, products :func:`undisturbed` (of thousands, a forest makes little of that), and experts of
+    engines that tune their kernels when they start :func:`as_tuned`."""
     order = sources_of(framework)
     kernel = families().kernel(operation)
     excluded = exclusions(store.manifest.name, operation)
@@ -115,8 +115,7 @@ def load_rows(
         kept &= ~listed_in(excluded, table, row_source, gpu)
         table = {name: column[kept] for name, column in table.items()}
         if operation == "gemm" and gpu is not None:
-            sound = ~spoiled(table)
-            table = {name: column[sound] for name, column in table.items()}
+            table["latency_us"] = undisturbed(table)
         columns = _known(store, operation, table)
         gpu_index = texts(table, "gpu").positions(hardware.names)
         blocks = _hash([gpu_index, columns["dtype"], *([columns["kind"]] if "kind" in columns else [])])

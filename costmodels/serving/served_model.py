@@ -13,6 +13,7 @@ from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.kernel_models import ROOFLINE_TOLD
+from costmodels.kernels.timed_beside import ProductsAlone
 from costmodels.models.architecture import Architecture
 from costmodels.models.images import EncodedImage
 from costmodels.models.precision import Precision
@@ -182,13 +183,20 @@ class ServedModel:
                 self.step(layouts.take(each), take_rows(batch, each), routing, calibration=calibration) for each in rows
             ]
             return concatenate_rows(apart, rows)
-        precision, row_sources, of_busiest = self.precision, {}, False
+        precision, of_busiest = self.precision, False
+        row_sources: dict[str, CostModel | ProductsAlone] = {}
         for operation, parts in _STOOD_IN.items():
             entry = self.framework.stand_in(operation, self.gpu, precision.of(parts[0]), replicas=bool(many.any()))
             if entry is not None:
                 same = {part: entry.measured_as for part in parts if precision.of(part) == entry.precision}
                 precision = replace(precision, **same)  # type: ignore[arg-type]
-                row_sources[operation] = self.cost.under(entry.measured_under)
+                answering = self.cost.under(entry.measured_under)
+                beside = entry.beside
+                row_sources[operation] = (
+                    answering
+                    if beside is None
+                    else ProductsAlone(answering, beside.launch_us, beside.bytes_per_element)
+                )
                 of_busiest |= entry.of_busiest
         if self.busier is not None and layouts.wide.any():
             batch = replace(batch, expert_tokens=batch.expert_tokens * self.busier(layouts))
