@@ -16,7 +16,7 @@ from costmodels.operations.registry import families
 from costmodels.serving.calibration_fit.asked import AskedLoops, asked_at_rate
 from costmodels.serving.closed_loop.client import Answers, closed_loop_answers
 from costmodels.serving.closed_loop.drawn_client import drawn_answers
-from costmodels.serving.closed_loop.open_client import OpenLoad, Sent, TooFast, open_loop
+from costmodels.serving.closed_loop.open_client import DrawnRequests, OpenLoad, TooFast, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
@@ -400,8 +400,8 @@ def _write_saturated(
     desk.out["note"][full.row.index] = "; ".join(filter(None, (desk.out["note"][full.row.index], note)))
 
 
-def _sent(work: Workload) -> Sent:
-    return Sent(work.shape, work.drawn, work.longest_tokens)
+def _sent(work: Workload) -> DrawnRequests:
+    return DrawnRequests(work.shape, work.drawn, work.longest_tokens)
 
 
 def _open_load(work: Workload, ran: bool = False) -> OpenLoad:

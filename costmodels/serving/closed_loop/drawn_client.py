@@ -9,7 +9,14 @@ from costmodels.estimates import Floats
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.closed_loop.client import Answers, Intervals, front_us, opening_us
 from costmodels.serving.closed_loop.load import Load
-from costmodels.serving.closed_loop.open_client import Sent, between_tokens, engines_of, running, tpot_parts, ttft_parts
+from costmodels.serving.closed_loop.open_client import (
+    DrawnRequests,
+    between_tokens,
+    engines_of,
+    running,
+    tpot_parts,
+    ttft_parts,
+)
 from costmodels.serving.closed_loop.protocol import GENERATIONS
 from costmodels.serving.recipe import Started
 from costmodels.serving.served_model import ServedModel
@@ -22,7 +29,7 @@ FEWEST = 500
 
 
 def drawn_answers(
-    served: ServedModel, layout: Layouts, load: Load, sent: Sent, kv_tokens: int, started: Started
+    served: ServedModel, layout: Layouts, load: Load, sent: DrawnRequests, kv_tokens: int, started: Started
 ) -> Answers:
     """Plays the closed loop on one configuration (``layout`` and ``load`` of length 1), whose users send what ``sent``
     draws; ``kv_tokens``: of the cache of one attention rank."""

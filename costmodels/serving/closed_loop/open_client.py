@@ -53,7 +53,7 @@ LEFT_POINTS = 513
 
 
 @dataclass(frozen=True)
-class Sent:
+class DrawnRequests:
     """Requests whose lengths are drawn.
 
     Attributes:
@@ -68,7 +68,7 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class OpenLoad(Sent):
+class OpenLoad(DrawnRequests):
     """Requests that come at random, whatever the engine does.
 
     Attributes:
@@ -95,7 +95,7 @@ class OpenLoad(Sent):
 def engines_of(
     served: ServedModel,
     layout: Layouts,
-    load: Sent,
+    load: DrawnRequests,
     kv_tokens: int,
     started: Started,
     ends: Sequence[End] = get_args(End),

@@ -93,8 +93,8 @@ def test_a_trace_is_predicted_at_a_rate_and_of_users(tmp_path: Path) -> None:
     answer = predict(table, find_workload=find)  # type: ignore[arg-type]
     assert list(answer["error"]) == ["", "", ""]
     assert all("as recorded in t.csv" in note for note in answer["note"])
-    for row in range(2):
-        assert value(answer, "ttft_ms_p99", row) > 1.5 * value(answer, "ttft_ms_p50", row)
+    for row, far in ((0, 1.5), (1, 1.2)):
+        assert value(answer, "ttft_ms_p99", row) > far * value(answer, "ttft_ms_p50", row)
 
 
 def test_a_short_run_is_mostly_its_opening_burst() -> None:
