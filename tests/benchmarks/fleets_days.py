@@ -50,7 +50,7 @@ class Setting:
 
 SETTINGS = (
     Setting((QWEN,), "ttft_p90=1.5s,tpot_p90=60ms", ("H100", "L40S"), 24, 30),
-    Setting((LLAMA,), "ttft_p99=1s,tpot_p99=40ms", ("H100", "L40S", "H200"), 24, 60),
+    Setting((LLAMA,), "ttft_p99=1s,tpot_p99=40ms", ("H100", "L40S", "H200"), 24, 25),
     Setting((EXPERTS, QWEN), "ttft_p90=2s,tpot_p90=50ms", ("A100", "H100"), 24, 12),
     Setting((QWEN,), "ttft_p90=1.5s,tpot_p90=60ms", ("H100", "L40S"), 24, 30, spot=True, lost=1),
     Setting((LLAMA,), "ttft_p90=1s,tpot_p90=40ms", ("H100", "L40S", "A100"), 96, 20),

@@ -35,7 +35,7 @@ from planner.serving.fleets.tails import busiest, kept_for_mixtures, rates_on, u
 from planner.solving.mix.clock import Deadline
 from profiles.errors import Infeasible, LimitReached
 
-NEAR = 0.03
+NEAR = 0.1
 """Up to this distance (the sum of what the classes' shares of the work differ by) a mixture that was simulated tells
 what another is carried of, ..."""
 
@@ -55,7 +55,7 @@ WORTH_IT = 0.003
 """Relative, by which a cycle must be cheaper than the one before it, or it is the last."""
 
 OF_A_FLEET, OF_A_LOOK, OF_MENDING = 0.3, 0.5, 0.125
-"""Of the time that is left: for choosing a fleet anew, for simulating it then, and for mending one."""
+"""Of the time that is left: for choosing a fleet anew, for simulating one, and for mending one."""
 
 OF_THE_BOUND = 0.15
 """Of the time, for the bound of what was found."""
@@ -66,8 +66,8 @@ LEAST_SECONDS = 0.5
 LOWER = 0.99
 """Of what an engine was counted on for that misses its promise, what it is counted on for next, at most."""
 
-OF_TIME = 1 / 4
-"""Of the time that is left, for looking at steps of a fleet that was not made to hold in all."""
+OF_TIME = 1 / 2
+"""Of the time that is left, for steps in which the engines of the answer were not simulated yet."""
 
 MISSED = (
     "{label} misses the promise in {missed} of {looked} steps in which it was simulated (first at {when}): "
@@ -286,31 +286,31 @@ class _Search:
         self._missed, self._whole, self._took = 0, False, 0.0
 
     def run(self) -> None:
-        self._look(1.0)
+        self._look()
         for _ in range(MOST_CYCLES):
             before = np.inf if self.best is None else _cost(self.best)
             while not self._held:
-                if self._whole and not self._next(mend=True):
+                if self.until.left <= 0 or (self._missed and not self._next(mend=True)):
                     return
-                self._look(1.0)
-                if self.until.left <= 0:
-                    return
+                self._look()
             assert self.best is not None
             if (self._found.answer.gap or 0.0) <= NEAR_ENOUGH or _cost(self.best) > (1 - WORTH_IT) * before:
                 return
             for _ in range(FREE):
                 if self._took > OF_A_FLEET * self.until.left or not self._next(mend=False):
                     return
-                self._look(OF_A_LOOK)
+                self._look()
 
     @property
     def _held(self) -> bool:
         return self._whole and not self._missed
 
-    def _look(self, share: float) -> None:
-        """Simulates the fleet that was found last, in that share of the time that is left."""
+    def _look(self) -> None:
+        """Simulates the fleet that was found last, in a part of the time that is left: what was not reached is guessed
+        at, and simulated when it is looked at again."""
         found = self._found
-        self._carried, self._whole = self._every.looked_at(found, self.until.part(share))
+        part = self.until.part(OF_A_LOOK) if self.until.left > LEAST_SECONDS else self.until
+        self._carried, self._whole = self._every.looked_at(found, part)
         self._missed = sum(times < 1.0 for times in self._carried.values())
         if self._held and (self.best is None or _cost(found) < _cost(self.best)):
             self.best = found
