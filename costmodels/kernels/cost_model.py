@@ -21,8 +21,10 @@ from costmodels.kernels.kernel_models import (
     ROOFLINE_SPREAD,
     ROOFLINE_TOLD,
     STAND_IN_SPREAD,
+    TWIN,
     Fitted,
     KernelModel,
+    Relative,
     Rows,
     deduplicated,
     fit,
@@ -250,16 +252,25 @@ class CostModel:
         ranks = frozenset(np.unique(rows.columns["num_gpus"]).tolist())
         return _Loaded(shipped, corrected, space, overlay, row_sources, ranks)
 
-    def _relative(self, operation: str, measured: Hardware) -> KernelModel | None:
-        """Of a measured GPU of the same generation with far more arithmetic for its bandwidth; None: there is none, or
-        one with as little."""
+    def _relative(self, operation: str, measured: Hardware) -> Relative | None:
+        """Of measured GPUs of the same generation its twin, else one with far more arithmetic for its bandwidth;
+        None: there is neither."""
         if families().kernel(operation).spans_gpus:
             return None
         kin = [gpu for gpu in map(self.catalogue.find_gpu, measured.names) if gpu.generation == self.gpu.generation]
-        near = min(kin, key=_ridge, default=self.gpu)
-        if _ridge(self.gpu) >= POORER * _ridge(near):
+        near = min(kin, key=self._unlike, default=None)
+        if near is None:
             return None
-        return CostModel(near, self.framework, self.store, self._progress)._loaded(operation).shipped
+        twin = self._unlike(near) <= np.log(TWIN)
+        if not twin:
+            near = min(kin, key=_ridge)
+            if _ridge(self.gpu) >= POORER * _ridge(near):
+                return None
+        return Relative(CostModel(near, self.framework, self.store, self._progress)._loaded(operation).shipped, twin)
+
+    def _unlike(self, other: Gpu) -> float:
+        """How far (log) the other's arithmetic in 16 bits or bandwidth is from this one's, the farther of the two."""
+        return max(abs(float(np.log(mine / its))) for mine, its in zip(_speeds(self.gpu), _speeds(other), strict=True))
 
     def _left_out(self, operation: str) -> tuple[Box, ...]:
         """Where rows were measured that do not answer here: boxes unlike the usual ones."""
@@ -307,9 +318,15 @@ class CostModel:
             self.kernel(operation)
 
 
+def _speeds(gpu: Gpu) -> tuple[float, float]:
+    """FLOP/s in 16 bits, bytes/s of memory."""
+    return gpu.peak_flops.get("bf16", gpu.peak_flops.get("fp16", 1.0)), gpu.memory_bandwidth_bytes_per_s
+
+
 def _ridge(gpu: Gpu) -> float:
     """FLOPs in 16 bits for a byte of memory."""
-    return gpu.peak_flops.get("bf16", gpu.peak_flops.get("fp16", 0.0)) / gpu.memory_bandwidth_bytes_per_s
+    flops, bandwidth = _speeds(gpu)
+    return flops / bandwidth
 
 
 def stale_priors() -> str | None:

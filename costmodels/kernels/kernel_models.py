@@ -15,7 +15,7 @@ from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels import forest as forests
 from costmodels.kernels.features import base_us, matrix
 from costmodels.kernels.row_sources import sources_of, tunes_at_start
-from costmodels.kernels.sound_rows import Curves, as_tuned, spoiled
+from costmodels.kernels.sound_rows import Curves, as_tuned, undisturbed
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES, Columns, Hardware
@@ -55,6 +55,12 @@ POORER = 0.75
 """Of the ratio of arithmetic to bandwidth that a measured GPU of the same generation has: below, ratios to its roofline
 do not carry over, since what is launch or memory there is arithmetic here (H20: a seventh of H100's)."""
 
+TWIN = 1.15
+"""By what factor arithmetic in 16 bits and bandwidth of memory of two GPUs of one generation differ at most, for the
+times of one, times what their rooflines differ by, to answer for the other: B200's and GB200's rows from each other
+are off by 2.3 to 3.5 % in the median and 6 to 14 % in nine of ten (TensorRT-LLM's experts, products, attention),
+those of H100 and H200, whose bandwidths are 1.43 apart, by 6 to 20 and 18 to 40 %."""
+
 EXTRAPOLATION = 0.35
 """Interval widening (log, per doubling) beyond the measured range of a column."""
 
@@ -91,8 +97,8 @@ def load_rows(
 ) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
     stand-in's; none that were measured in the boxes ``left_out``, or that are listed as wrong. Of one ``gpu``, whose
-    rows answer as they are, none that :func:`spoiled` finds (of thousands, a forest makes little of them), and experts
-    of engines that tune their kernels when they start :func:`as_tuned`."""
+    rows answer as they are, products :func:`undisturbed` (of thousands, a forest makes little of that), and experts of
+    engines that tune their kernels when they start :func:`as_tuned`."""
     order = sources_of(framework)
     kernel = families().kernel(operation)
     excluded = exclusions(store.manifest.name, operation)
@@ -109,8 +115,7 @@ def load_rows(
         kept &= ~listed_in(excluded, table, row_source, gpu)
         table = {name: column[kept] for name, column in table.items()}
         if operation == "gemm" and gpu is not None:
-            sound = ~spoiled(table)
-            table = {name: column[sound] for name, column in table.items()}
+            table["latency_us"] = undisturbed(table)
         columns = _known(store, operation, table)
         gpu_index = texts(table, "gpu").positions(hardware.names)
         blocks = _hash([gpu_index, columns["dtype"], *([columns["kind"]] if "kind" in columns else [])])
@@ -256,6 +261,24 @@ class Answer:
     bound: Floats
 
 
+@dataclass(frozen=True)
+class Relative:
+    """What a measured GPU of the same generation says of one without rows.
+
+    Attributes:
+        twin: whether both are as fast (:data:`TWIN`); else the other has far more arithmetic (:data:`POORER`).
+    """
+
+    model: KernelModel
+    twin: bool
+
+    def us(self, q: Columns, base: Floats, bound: Floats) -> Floats:
+        """Times of the questions ``q``; ``base``, ``bound``: of the GPU without rows, as in :class:`Answer`."""
+        near = self.model.answer(q)
+        value = np.where(near.found, near.exact, near.value)
+        return value * base / near.base if self.twin else value + SATURATED * np.maximum(bound - near.bound, 0.0)
+
+
 class KernelModel:
     """Predicts one operation on one GPU type.
 
@@ -266,7 +289,7 @@ class KernelModel:
         gpu: the GPU type.
         unseen_spread: half-width (log) of the interval where this GPU has no rows at all, from the
             leave-one-GPU-out benchmark.
-        relative: that of a measured GPU of its generation, with far more arithmetic, where this one has no rows.
+        relative: a measured GPU of its generation that answers where this one has no rows.
     """
 
     def __init__(
@@ -276,7 +299,7 @@ class KernelModel:
         rows: Rows,
         gpu: Gpu,
         unseen_spread: float,
-        relative: KernelModel | None = None,
+        relative: Relative | None = None,
     ) -> None:
         self.operation = operation
         self.kernel = families().kernel(operation)
@@ -294,8 +317,9 @@ class KernelModel:
         return keys[order], rows.latency_us[order]
 
     def _curves_of(self, rows: Rows) -> Curves | None:
-        along = self.kernel.along
-        return Curves(self._curve_keys(rows.columns), rows.columns[along], rows.latency_us) if along else None
+        if not (along := self.kernel.along):
+            return None
+        return Curves(self._curve_keys(rows.columns), rows.columns[along], rows.latency_us, self.kernel.apart)
 
     def _curve_keys(self, columns: Columns) -> NDArray[np.uint64]:
         return _hash([np.asarray(columns[name]) for name in self.kernel.columns if name != self.kernel.along])
@@ -318,8 +342,7 @@ class KernelModel:
             if self._curves is not None:
                 value = self._curves.between(self._curve_keys(q), q[self.kernel.along], value)
             if self._relative is not None:
-                near = self._relative.answer(q)
-                value = np.where(near.found, near.exact, near.value) + SATURATED * np.maximum(bound - near.bound, 0.0)
+                value = self._relative.us(q, base, bound)
             doublings = doublings_outside(self._ranges, q)
         exact, found = self._lookup(q)
         return Answer(value, down, up, known, doublings, exact, found, base, bound)

@@ -1,8 +1,8 @@
 """Measured rows that cannot stand as they are: what other rows of the same kernel say of them.
 
-With less to do nothing need be slower: an engine could pad. Products that were disturbed are left out
-(:func:`spoiled`); experts that were measured before their kernels were tuned get the time between what does more and
-what does less (:func:`as_tuned`).
+With less to do nothing need be slower: an engine could pad. Products that were disturbed take what more rows do
+(:func:`undisturbed`); experts that were measured before their kernels were tuned get the time between what does more
+and what does less (:func:`as_tuned`).
 """
 
 from __future__ import annotations
@@ -18,40 +18,35 @@ from profiles.columns import Columns as Measured
 from profiles.columns import texts
 
 SPOILED = 1.3
-"""Times the slower of the next two sizes, that a product was disturbed from on: 0.3 % of TensorRT-LLM's rows, 0.8 % of
-vLLM's (5 % in fp8 on B200: half of those of one row) and 1.5 % of SGLang's, up to three times as long. Chosen on the
-rows themselves."""
+"""Times the least of the next :data:`AHEAD` sizes, that a product was disturbed from on: 1.1 % of TensorRT-LLM's rows,
+1.7 % of vLLM's (8 % in fp8 on B200, twice as long in the median) and 3.7 % of SGLang's (6 % on B200); the others' same
+products are mostly not. Chosen on the rows themselves."""
+
+AHEAD = 3
 
 UNTUNED = 2.0
 """Times the least that more work takes, from which experts' kernels were not tuned: 5.4 % of TensorRT-LLM's rows in
 bf16 on H100 and 6.0 % on H200, 3.0 and 4.4 % in fp8; on its other GPUs and in other precisions 0.8 % at most. Chosen
 on the rows themselves, no run of an engine was looked at."""
 
-NEAR = 2
-"""By what factor two rows of a curve are apart at most, for a line to join them: those of experts are by as much, and
-it was tried on such alone."""
-
 _SIZE = (1 << 32) - 1
 _ALIKE = ("dtype", "num_gpus", "hidden", "intermediate", "top_k", "experts", "gated")
 _AXES = ("routing", "tokens", "moe_tp", "moe_ep")
 
 
-def spoiled(table: Measured) -> NDArray[np.bool_]:
-    """Which products took so much longer than those of the next two numbers of rows by the same matrix that they were
-    disturbed; [n]. The last two of a matrix have none."""
+def undisturbed(table: Measured) -> Floats:
+    """Times of products in µs, [n]: of those that took :data:`SPOILED` times the least of the next :data:`AHEAD`
+    numbers of rows by the same matrix, that least."""
     codes = texts(table, "dtype").codes
     shape = [codes, *(np.asarray(table[name], np.int64) for name in ("n", "k"))]
     order = np.lexsort((np.asarray(table["m"], np.int64), *shape[::-1]))
     latency = np.asarray(table["latency_us"], np.float64)[order]
-    more = np.zeros(len(order))
-    alone = np.ones(len(order), dtype=bool)
-    alone[:-2] = False
-    for ahead in (1, 2):
-        more[:-ahead] = np.maximum(more[:-ahead], latency[ahead:])
-    for column in shape:
-        alone[:-2] |= column[order][:-2] != column[order][2:]
-    out = np.zeros(len(order), dtype=bool)
-    out[order] = ~alone & (latency > SPOILED * more)
+    least = np.full(len(order), np.inf)
+    for ahead in range(1, AHEAD + 1):
+        same = np.all([column[order][:-ahead] == column[order][ahead:] for column in shape], axis=0)
+        least[:-ahead] = np.minimum(least[:-ahead], np.where(same, latency[ahead:], np.inf))
+    out = np.empty(len(order))
+    out[order] = np.where(latency > SPOILED * least, least, latency)
     return out
 
 
@@ -101,18 +96,27 @@ def _siblings(grid: Floats) -> Floats:
 class Curves:
     """Rows of one kernel by the size that grows along a curve, all else equal: what lies between them lies on a line.
 
-    Of rows that were left out between two others (at most a factor of two apart, H100, H200, B200, L40S, three
-    frameworks), the line is off by 2.5 % in the median and 11 % in nine of ten, a forest that has learnt from them by
-    3.3 and 14 %, and by 1.4 % in the mean on H100: beside its own rows it leapt by up to 60 %.
-
+    Of rows that were left out between two others (experts, at most a factor of two apart in tokens, H100, H200, B200,
+    L40S, three frameworks), the line is off by 2.5 % in the median and 11 % in nine of ten, a forest that has learnt
+    from them by 3.3 and 14 %, and by 1.4 % in the mean on H100: beside its own rows it leapt by up to 60 %. Of masked
+    experts of 32 slots, left out between 16 and 64 (H100, H200), it is off by 4.3 and 19 %; on GB200, where nobody
+    measured 32, a forest said 17 % more than the line.
 
     Args:
         keys: of the curve that each row lies on, [n].
         size: along it, [n], below 2**31.
         latency_us: [n].
+        apart: by what factor two rows are apart at most, for a line to join them.
     """
 
-    def __init__(self, keys: NDArray[np.uint64], size: Sequence[int] | NDArray[np.generic], latency_us: Floats) -> None:
+    def __init__(
+        self,
+        keys: NDArray[np.uint64],
+        size: Sequence[int] | NDArray[np.generic],
+        latency_us: Floats,
+        apart: int = 2,
+    ) -> None:
+        self._apart = apart
         self._curves, curve = np.unique(keys, return_inverse=True)
         places = self._places(curve, size)
         order = np.argsort(places, kind="stable")
@@ -123,8 +127,7 @@ class Curves:
         return (curve.astype(np.int64) << 32) + np.asarray(size, dtype=np.int64)
 
     def between(self, keys: NDArray[np.uint64], size: NDArray[np.generic], value: Floats) -> Floats:
-        """``value`` [n]; where it lies between two rows of its curve no further apart than :data:`NEAR`, the line
-        between them."""
+        """``value`` [n]; where it lies between two rows of its curve that are near enough, the line between them."""
         if not len(self._at) or not len(keys):
             return value
         curve = np.minimum(np.searchsorted(self._curves, keys), len(self._curves) - 1)
@@ -134,5 +137,5 @@ class Curves:
         inside = (self._curves[curve] == keys) & below & above
         left, right = self._us[after - 1], self._us[after]
         gap = np.maximum(self._at[after] - self._at[after - 1], 1)
-        inside &= gap <= (NEAR - 1) * (self._at[after - 1] & _SIZE)
+        inside &= gap <= (self._apart - 1) * (self._at[after - 1] & _SIZE)
         return np.where(inside, left + (asked - self._at[after - 1]) / gap * (right - left), value)

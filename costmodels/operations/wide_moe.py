@@ -78,6 +78,8 @@ WIDE_MOE = Kernel(
     range=("tokens", "hidden", "intermediate", "slots"),
     near={"tokens": 2.0, "slots": 2.0, "routing": 4.0},
     alike=("hidden", "intermediate", "top_k"),
+    along="slots",
+    apart=4,  # Blackwell was measured with 16 and 64 slots, not 32
     figures_of="moe",
 )
 
@@ -91,9 +93,12 @@ COMPUTED = 0.7
 longer than for half of them, DeepSeek's 0.68 on H100, 0.71 on H200 and 0.77 on B200. (A line through both falls where a
 forest has to answer.)"""
 
-FREE_ROWS = 256
-"""Rows of an expert from which its products take longer than reading its weights: arithmetic ÷ bandwidth in 8 bits is
-near 300 rows on all GPUs since Hopper; one of DeepSeek's experts takes a fifth more at 256 than at 16 (H100, GB200)."""
+FREE_ROWS = 80
+"""Rows of an expert, in the mean of a GPU's, from which its products take longer than reading its weights: as tokens
+lie with EPLB, the busiest have three times as many, and weights hide some 250 (arithmetic ÷ bandwidth in 8 bits since
+Hopper). Of rows alone: those of 2 to 16 slots with 64 to 256 rows each take longer (power_law_0.6; H100, B200, GB200)
+by what falls by 0.68 with every doubling of slots, which for 32 slots is what this makes of 120 and of 210 rows. Spread
+evenly it is 145."""
 
 
 MASKED_IN = "fp8_block"

@@ -13,6 +13,7 @@ from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.kernel_models import ROOFLINE_TOLD
+from costmodels.kernels.timed_beside import ProductsAlone
 from costmodels.models.architecture import Architecture
 from costmodels.models.images import EncodedImage
 from costmodels.models.precision import Precision
@@ -88,7 +89,7 @@ class ServedModel:
         resolved = (self.own_calibration or self.framework.fitted).resolved(
             self.gpu, day, self.model.name, self.kind, greedy=self.greedy, slow=self.slow
         )
-        return self.framework.less_sure(resolved)
+        return self.framework.less_sure(resolved, self.gpu.vendor)
 
     @cached_property
     def response(self) -> ClockResponse:
@@ -182,13 +183,20 @@ class ServedModel:
                 self.step(layouts.take(each), take_rows(batch, each), routing, calibration=calibration) for each in rows
             ]
             return concatenate_rows(apart, rows)
-        precision, row_sources, of_busiest = self.precision, {}, False
+        precision, of_busiest = self.precision, False
+        row_sources: dict[str, CostModel | ProductsAlone] = {}
         for operation, parts in _STOOD_IN.items():
             entry = self.framework.stand_in(operation, self.gpu, precision.of(parts[0]), replicas=bool(many.any()))
             if entry is not None:
                 same = {part: entry.measured_as for part in parts if precision.of(part) == entry.precision}
                 precision = replace(precision, **same)  # type: ignore[arg-type]
-                row_sources[operation] = self.cost.under(entry.measured_under)
+                answering = self.cost.under(entry.measured_under)
+                beside = entry.beside
+                row_sources[operation] = (
+                    answering
+                    if beside is None
+                    else ProductsAlone(answering, beside.launch_us, beside.bytes_per_element)
+                )
                 of_busiest |= entry.of_busiest
         if self.busier is not None and layouts.wide.any():
             batch = replace(batch, expert_tokens=batch.expert_tokens * self.busier(layouts))

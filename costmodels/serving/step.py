@@ -12,6 +12,7 @@ from costmodels.arrays import Rowwise
 from costmodels.estimates import Estimates, Floats, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import LAUNCH_US
+from costmodels.kernels.timed_beside import ProductsAlone
 from costmodels.models.architecture import Architecture
 from costmodels.operations.exchanges import HIGH_THROUGHPUT, OVERLAPS, priced_as, spread_of
 from costmodels.operations.layouts import Layouts
@@ -64,7 +65,7 @@ def step_times(
     layouts: Layouts,
     batch: Batch,
     cost: CostModel,
-    row_sources: Mapping[str, CostModel],
+    row_sources: Mapping[str, CostModel | ProductsAlone],
     network: Network,
     calibration: Calibration,
 ) -> StepTimes:
@@ -127,7 +128,8 @@ def step_times(
     host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, eager) + waiting)
     # Kernels of a step with prompts that the host launches one by one end no earlier than it has done so.
     launching = np.where(batch.prefills > 0, calibration.launching_us, 0.0)
-    still = Estimates.exact(no_earlier(layers.value + host.value, launching) - layers.value - host.value)
+    launched = np.maximum(layers.value + host.value - calibration.beside_us(model.layers, batch.decodes), 0.0)
+    still = Estimates.exact(no_earlier(launched, launching) - launched)
     by_part["host"] = [combine([host, still])]
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.
@@ -205,7 +207,7 @@ class _Kernels:
         return self.time.value
 
 
-def _kernels(cost: CostModel, work: StepWork, operation: str) -> _Kernels:
+def _kernels(cost: CostModel | ProductsAlone, work: StepWork, operation: str) -> _Kernels:
     asked = work.asked.get(operation)
     n = work.candidates
     if not asked:

@@ -154,22 +154,6 @@ def columns_of(columns: Collection[str], known: Iterable[str]) -> dict[str, tupl
     return found
 
 
-def columns_meant(columns: Collection[str], known: Iterable[str]) -> dict[str, str]:
-    """Column → ours, for those of the table's ``columns`` that have another name than ours.
-
-    Raises:
-        InputError: two columns mean the same.
-    """
-    meant: dict[str, str] = {}
-    for own, names in columns_of(columns, known).items():
-        if own in columns:
-            continue
-        if len(names) > 1:
-            raise InputError(f"columns: {shown(names[0])} and {shown(names[1])} both mean {own}", "drop one of them")
-        meant[names[0]] = own
-    return meant
-
-
 def cell(text: str) -> str:
     """What a cell of a table says; empty where it says that it is blank (``nan``, ``None``)."""
     text = text.strip()

@@ -1,12 +1,28 @@
-"""What the kernel of :mod:`planner.power.kernel` takes and writes, as arrays."""
+"""What the kernel of :mod:`planner.power.kernel` takes, writes and works on, as arrays."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+
+BLOCK_STEPS = 300  # a stretch's first block is its warm-up
+"""Of the maxima that are kept."""
+
+ENDS, END_STEPS = 1024, 32
+"""Sequences of engines end with a stretch of so many decode steps; of so many stretches (longer answers end with the
+last)."""
+
+MOST_PENDING = 8192
+"""Sampled requests in flight at once; more are not followed (and counted)."""
+
+BRAKES, WORK_IN, WORK_DONE, WORK_LEFT, TOKENS_IN, TOKENS_DONE, TOKENS_LEFT, LOST = range(8)
+JOULES, MOST_WATTS, COMMANDS, MOST_READING = range(8, 12)
+TOTALS = 12
 
 
 class Servers(NamedTuple):
@@ -119,3 +135,69 @@ class Log(NamedTuple):
     latency_of: Array
     followed: Array
     braked: Array
+
+
+class State(NamedTuple):
+    """Of the servers, [servers] each: prefill seconds that wait, requests and tokens that wait with them, sequences and
+    tokens in decode, decode steps made, prefill seconds offered and done, seconds of a decode step of one sequence.
+    ``ends``: [servers, :data:`ENDS`], sequences that end with each stretch of decode steps."""
+
+    queue: Array
+    waiting: Array
+    waiting_tokens: Array
+    running: Array
+    tokens: Array
+    progress: Array
+    offered: Array
+    done: Array
+    token_s: Array
+    ends: Array
+
+
+class Followed(NamedTuple):
+    """Requests that are followed, [pending] each: which, since when, up to which prefill seconds or decode steps of its
+    server, and whether it is in decode."""
+
+    of: Array
+    since: Array
+    target: Array
+    decodes: Array
+
+
+class Scratch(NamedTuple):
+    """What the kernel works on; beside servers and requests ``clock`` and ``told`` [columns], of now and of the last
+    command that acted;
+    ``due_step`` and ``due_clock`` [columns], of the command on its way (-1: none); ``leaf_watts``,
+    ``leaf_sum`` and ``leaf_waits`` [leaves], of a second, since the last reading, and of what waits; ``wear`` and
+    ``hottest`` [nodes]."""
+
+    state: State
+    follow: Followed
+    clock: Array
+    told: Array
+    due_step: Array
+    due_clock: Array
+    leaf_watts: Array
+    leaf_sum: Array
+    leaf_waits: Array
+    wear: Array
+    hottest: Array
+
+
+def fresh(servers: Servers, tables: Tables, ladder: Ladder, supply: Supply) -> Scratch:
+    """A row at rest, with its usual clocks."""
+    n, columns, (nodes, leaves) = len(servers.kind), ladder.clocks.shape[1], supply.below.shape
+    of, followed = np.zeros((9, n)), np.zeros((2, MOST_PENDING))
+    ends = np.zeros((n, ENDS if tables.ends_exactly.any() else 1))
+    state = State(of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7], of[8], ends)
+    follow = Followed(np.zeros(MOST_PENDING, np.int64), followed[0], followed[1], np.zeros(MOST_PENDING, np.bool_))
+    return Scratch(
+        state,
+        follow,
+        ladder.clocks[0].copy(),
+        ladder.clocks[0].copy(),
+        np.full(columns, -1),
+        np.zeros(columns, np.int64),
+        *np.zeros((3, leaves)),
+        *np.zeros((2, nodes)),
+    )

@@ -16,10 +16,10 @@ from planner.contract.published import validated
 from planner.contract.quantities import Interval
 from planner.power import document as told
 from planner.power.judge import SMALL_ROW, Days, Judge, Verdict
-from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES, Clocks, Level
+from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES, Clocks, Level, Policy
 from planner.power.report import SIMPLEST, Judged, Solved, solved
 from planner.power.request import PowerRequest
-from planner.power.row import main_kind
+from planner.power.server import ServerKind, own_clock
 from planner.power.simulator import RowModel, held_for, held_s
 from planner.power.stress import LOST_FEED, stressed
 from planner.power.tails import Rate
@@ -159,6 +159,9 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
                 least_watts=can.power_watts[0],
                 most_watts=can.power_watts[1],
                 restore=locked or "reset",
+                kinds=tuple(kind.name for kind in row.kinds if (kind.gpu, kind.locked_mhz) == (gpu, locked))
+                if _several(row)
+                else (),
             )
             for (gpu, locked), can in {(kind.gpu, kind.locked_mhz): kind.settable for kind in row.kinds}.items()
             if can is not None
@@ -168,6 +171,11 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
             node=row.tree.names[node], peak=float(verdict.peaks[node]), promise=decided.limited_by
         ),
     )
+
+
+def _several(row: RowModel) -> bool:
+    """Whether a level's clock is another on some kind of server than on the commonest."""
+    return len({(kind.gpu, kind.locked_mhz) for kind in row.kinds}) > 1
 
 
 def _levels(row: RowModel, judged: Judged) -> tuple[told.CapLevel, ...]:
@@ -182,7 +190,13 @@ def _levels(row: RowModel, judged: Judged) -> tuple[told.CapLevel, ...]:
             below=level.down,
             back_to=level.back,
             clocks=tuple(
-                told.ClassClock(priority=p, role=role, clock_mhz=mhz, gpu_watts=_gpu_watts(row, mhz, role))
+                told.ClassClock(
+                    priority=p,
+                    role=role,
+                    clock_mhz=mhz,
+                    gpu_watts=None if mhz is None else _gpu_watts(row.main, mhz, role),
+                    by_kind=_by_kind(row, policy, mhz, role),
+                )
                 for (p, role), mhz in zip(_columns(row, level.clocks), level.clocks, strict=True)
             ),
             time_share=float(judged.verdict.levels[index + 1 if policy.levels else 0]),
@@ -222,10 +236,23 @@ def _columns(row: RowModel, clocks: Clocks) -> list[tuple[str, _Role]]:
     return [(name, role) for role in roles for name in row.groups]
 
 
-def _gpu_watts(row: RowModel, mhz: int | None, role: _Role) -> float | None:
-    """Board power of a phase at a clock (prefill, of decode's GPUs decode at full load), within what can be set."""
-    kind = main_kind(row)
-    if mhz is None or kind.settable is None:
+def _by_kind(row: RowModel, policy: Policy, mhz: int | None, role: _Role) -> tuple[told.KindClock, ...]:
+    """A level's clock on every kind of server that can be set."""
+    if mhz is None or not _several(row):
+        return ()
+    found = []
+    for kind in row.kinds:
+        own = own_clock(kind, mhz, None if policy.same_mhz else row.main)
+        watts = _gpu_watts(kind, own, role)
+        if watts is not None:
+            found.append(told.KindClock(kind=kind.name, clock_mhz=own, gpu_watts=watts))
+    return tuple(found)
+
+
+def _gpu_watts(kind: ServerKind, mhz: int, role: _Role) -> float | None:
+    """Board power of a phase at a clock (prefill, of decode's GPUs decode at full load), within what can be set; None:
+    nobody knows what can."""
+    if kind.settable is None:
         return None
     idle = idle_loaded_watts(find_gpu(kind.gpu))
     phase, share = kind.response.prefill, mhz / kind.highest_mhz
@@ -331,9 +358,14 @@ def _provenance(made: Solved) -> told.PowerProvenance:
         for kind in made.row.kinds
         if not kind.response.measured
     ]
-    if main_kind(made.row).settable is None:
+    if _several(made.row):
         notes.append(
-            f"{main_kind(made.row).gpu} has no known settable clocks: no policy that caps is judged, and the brake is "
+            f"levels are told in the clocks of {made.row.main.name}, the commonest kind; GPUs of others are set to "
+            "about the same share of their own highest (`by_kind` of each level)"
+        )
+    if made.row.main.settable is None:
+        notes.append(
+            f"{made.row.main.gpu} has no known settable clocks: no policy that caps is judged, and the brake is "
             "taken to leave the share of the highest clock that a DGX-A100's does"
         )
     if made.request.control.brake_on == "breaker":

@@ -76,8 +76,16 @@ class KindCount(Document):
     servers: int
 
 
+class KindClock(Document):
+    """Of one kind of server, in a row of several types of GPUs."""
+
+    kind: str
+    clock_mhz: int
+    gpu_watts: float
+
+
 class ClassClock(Sparse):
-    SELDOM: ClassVar = ("role",)
+    SELDOM: ClassVar = ("role", "by_kind")
 
     priority: str
     role: Literal["decode", "prefill"] | None = Field(
@@ -87,6 +95,11 @@ class ClassClock(Sparse):
     gpu_watts: float | None = Field(
         description="board power limit that holds a prefill (of decode's GPUs: decode) to about the same watts; null: "
         "not capped"
+    )
+    by_kind: tuple[KindClock, ...] = Field(
+        default=(),
+        description="the same of each kind of server whose clocks can be set: about as large a share of its highest; "
+        "left out: one type of GPU, or not capped",
     )
 
 
@@ -110,8 +123,10 @@ def is_always(level: CapLevel) -> bool:
     return level.above == 0 and level.below == 0
 
 
-class SettableClocks(Document):
+class SettableClocks(Sparse):
     """What the plan's caps lie within, and what to set back."""
+
+    SELDOM: ClassVar = ("kinds",)
 
     gpu: str
     least_mhz: int
@@ -124,6 +139,7 @@ class SettableClocks(Document):
         description="without caps clocks are unlocked, as the driver chooses them; or locked again at the MHz of the "
         "plan that runs on the servers",
     )
+    kinds: tuple[str, ...] = Field(default=(), description="of servers with these GPUs; left out: all of the row's")
 
 
 class BindingBudget(Document):

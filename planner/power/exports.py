@@ -1,55 +1,26 @@
-"""What operators apply: a power plan as scripts for nvidia-smi, alerts for Prometheus, and annotations for Dynamo."""
+"""What operators apply: a power plan as scripts for nvidia-smi, and as annotations for Dynamo."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
-from planner.power.document import CapLevel, ClassClock, PowerPlan, is_always
-from planner.power.request import SupplyNode, leaves
+from planner.power.alerts import prometheus
+from planner.power.document import PowerPlan
+from planner.power.parts import CappedPart, cannot, class_name, class_names, file_part, line, parts, said
 from profiles.errors import Unsupported
 
 ANNOTATION = "dynamo.nvidia.com/gpu-power-limit"
 """Of a pod, watts of each of its GPUs: Dynamo's power agent sets it as the board's limit (deploy/power_agent)."""
-
-POWER_METRIC, CLOCK_METRIC = "DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_DEV_SM_CLOCK"
-"""Of NVIDIA's dcgm-exporter: watts and MHz of every GPU."""
 
 
 def files(plan: PowerPlan, target: str) -> dict[str, str]:
     """Text of each file by its path, for ``nvidia-smi``, ``prometheus`` or ``dynamo-power``."""
     made = {"nvidia-smi": nvidia_smi, "prometheus": prometheus, "dynamo-power": dynamo_power}[target]
     return made(plan)
-
-
-def cannot(plan: PowerPlan) -> str | None:
-    """Why there is nothing to apply, or None."""
-    if not plan.decision.levels:
-        return f"the plan's policy ({plan.decision.policy}) has no levels of caps"
-    if len(plan.decision.settable) != 1:
-        return "the row has several types of GPUs, or locked clocks, and a level's clock is of one"
-    return None
-
-
-def _said(plan: PowerPlan) -> str:
-    digest, evidence = (plan.digest or "none")[:12], plan.provenance.evidence_hash[:12]
-    return f"power plan of {_line(plan.request.supply.name)}, digest {digest}, evidence {evidence}"
-
-
-def _line(text: str) -> str:
-    """Whatever it holds, on one line: a comment ends where its line does."""
-    return " ".join(text.split())
-
-
-def _untemplated(text: str) -> str:
-    """A text as an annotation of Prometheus, whose braces would else be its template language's."""
-    return text.replace("{{", '{{ "{{" }}')
 
 
 # ------------------------------------------------------------------ nvidia-smi
@@ -76,42 +47,39 @@ fi
 """Where prefill and decode have clocks of their own: a server's GPUs are of both."""
 
 
-def _class(each: ClassClock) -> str:
-    """How a level's scripts and files name whom a clock is for: ``hp``, or ``hp-decode`` and ``hp-prefill``."""
-    return each.priority if each.role is None else f"{each.priority}-{each.role}"
-
-
-def _classes(plan: PowerPlan) -> list[str]:
-    return [_class(each) for each in plan.decision.levels[0].clocks]
-
-
 def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
-    """apply.sh, rollback.sh and check.sh: dry unless told otherwise."""
+    """apply.sh, rollback.sh and check.sh: dry unless told otherwise. Of several types of GPUs a folder each."""
     if (reason := cannot(plan)) is not None:
         raise Unsupported(f"--to nvidia-smi: {reason}", "export a plan whose decision has levels")
-    can = plan.decision.settable[0]
+    made = {part.folder + name: text for part in parts(plan) for name, text in _scripts(plan, part).items()}
+    return {**made, "plan.json": _levels_json(plan)}
+
+
+def _scripts(plan: PowerPlan, part: CappedPart) -> dict[str, str]:
+    can = part.can
     restored, undone = "--reset-gpu-clocks", "Unlocks"
     if can.restore != "reset":  # the plan that runs there locks them
         restored, undone = f"--lock-gpu-clocks={can.least_mhz},{can.restore}", f"Locks at {can.restore} MHz"
     cases = []
     for level in plan.decision.levels:
         for each in level.clocks:
-            mhz = "" if each.clock_mhz is None else str(each.clock_mhz)
-            cases.append(f"  {level.level}:{shlex.quote(_class(each))}) echo {shlex.quote(mhz)} ;;")
+            own = part.set_to(each)
+            mhz = "" if own is None else str(own[0])
+            cases.append(f"  {level.level}:{shlex.quote(class_name(each))}) echo {shlex.quote(mhz)} ;;")
     clock_of = "\n".join(
         [
             "# The highest SM clock of a level and a priority, MHz; empty where it is not capped.",
             "clock_of() {",
             '  case "$1:$2" in',
-            *(f"  0:{shlex.quote(name)}) echo '' ;;" for name in _classes(plan)),
+            *(f"  0:{shlex.quote(name)}) echo '' ;;" for name in class_names(plan)),
             *cases,
             "  *) return 1 ;;",
             "  esac",
             "}",
         ]
     )
-    head = f"#!/usr/bin/env bash\n# {_said(plan)}\n"
-    names = _line(" ".join(map(shlex.quote, _classes(plan))))
+    head = f"#!/usr/bin/env bash\n# {said(plan)}{'' if part.kind is None else f'; of servers {line(part.kind)}'}\n"
+    names = line(" ".join(map(shlex.quote, class_names(plan))))
     roles = any(each.role for each in plan.decision.levels[0].clocks)
     example, needs_ids = (" --gpus 0,1", _NEEDS_IDS) if roles else ("", "")
     apply = f"""{head}# Caps the clocks of this server's GPUs for a level of the plan, or their board power.
@@ -201,14 +169,14 @@ nvidia-smi ${{ids:+--id="$ids"}} --query-gpu=index,clocks.current.sm --format=cs
   exit "$faster"
 }}
 """
-    return {"apply.sh": apply, "rollback.sh": rollback, "check.sh": check, "plan.json": _levels_json(plan)}
+    return {"apply.sh": apply, "rollback.sh": rollback, "check.sh": check}
 
 
 def _levels_json(plan: PowerPlan) -> str:
     """What a controller of one's own needs: budget tree, priorities, levels, delays, and what to restore."""
     d = plan.decision
     document: dict[str, Any] = {
-        "plan": _said(plan),
+        "plan": said(plan),
         "supply": plan.request.supply.model_dump(mode="json"),
         "priorities": [each.model_dump(mode="json") for each in plan.request.priorities],
         "telemetry": plan.request.telemetry.model_dump(mode="json"),
@@ -221,146 +189,6 @@ def _levels_json(plan: PowerPlan) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-# ------------------------------------------------------------------ Prometheus
-
-
-def prometheus(plan: PowerPlan) -> dict[str, str]:
-    """rules.yaml: the row's power from DCGM's metrics, and alerts for each level, the brake, lost readings and caps
-    that are not taken."""
-    row, d, request = _metric(plan.request.supply.name), plan.decision, plan.request
-    budget = request.supply.budget_watts
-    other = sum(
-        each.servers * next(kind.other_watts for kind in request.servers if kind.kind == each.kind)
-        for each in d.by_kind
-    )
-    gpus = sum(
-        each.servers * next(kind.gpus for kind in request.servers if kind.kind == each.kind) for each in d.by_kind
-    )
-    training = 0.0 if request.training is None else request.training.servers * request.training.watts
-    share = f"{row}:power_share"
-    inner = _inner(request.supply)
-    of_row = f"{row}:watts / {budget:g}"
-    seconds = max(int(request.telemetry.period_s), 1)
-    rules: list[dict[str, Any]] = [
-        {"record": f"{row}:watts", "expr": f'sum({POWER_METRIC}{{row="{row}"}}) + {other + training:g}'},
-        *(_node_share(node, row, other / max(gpus, 1)) for node in inner),
-        *(
-            [{"record": f"{row}:node_power_share", "expr": of_row, "labels": {"node": request.supply.name}}]
-            if inner
-            else []
-        ),
-        {"record": share, "expr": f"max({row}:node_power_share)" if inner else of_row},
-        *(_level_alert(level, share, d.delay_s) for level in d.levels),
-        {
-            "alert": "RowPowerAboveBudget",
-            "expr": f"{share} > {d.brake_above:g}",
-            "labels": {"severity": "critical"},
-            "annotations": {
-                "summary": "The row draws more than its budget: the brake is pulled.",
-                "description": "{{ $value | humanizePercentage }} of "
-                + ("the budget of the node nearest to its own" if inner else f"{budget / 1e3:g} kW")
-                + f"; it is let go below {d.brake_release:.0%}.",
-            },
-        },
-        {
-            "alert": "RowPowerReadingsLost",
-            "expr": f'count({POWER_METRIC}{{row="{row}"}}) < {gpus} or absent({POWER_METRIC}{{row="{row}"}})',
-            "for": f"{max(5 * seconds, 30)}s",
-            "labels": {"severity": "critical"},
-            "annotations": {
-                "summary": f"Fewer than the row's {gpus} GPUs report their power.",
-                "description": "Treat missing readings as the deepest level of caps.",
-            },
-        },
-        *_not_taken(plan, share, row),
-    ]
-    document = {"groups": [{"name": f"{row}-power", "interval": f"{seconds}s", "rules": rules}]}
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=160)
-    ahead = (
-        "\n# The plan's caps also count what waits in the engines' queues, which these metrics lack: alerts come later."
-        if d.foresight_s
-        else ""
-    )
-    roles = ", and role (decode, prefill)" if any(each.role for level in d.levels for each in level.clocks) else ""
-    beside = "\n# Training is added at its full watts: its GPUs carry no such labels." if training else ""
-    nodes = ", node (the name of the lowest node of the supply above them)" if inner else ""
-    note = (
-        f"# {_said(plan)}\n# GPUs of the row carry the labels row={row!r} and priority{roles}{nodes}"
-        " (relabel the scrape of DCGM);\n# what the servers draw beside their GPUs is added as in the plan."
-        f"{ahead}{beside}\n"
-    )
-    return {"rules.yaml": note + text}
-
-
-def _inner(node: SupplyNode) -> list[SupplyNode]:
-    """The nodes below."""
-    return [each for child in node.children for each in (child, *_inner(child))]
-
-
-def _node_share(node: SupplyNode, row: str, other_watts: float) -> dict[str, Any]:
-    """Of a node below the row, whose GPUs carry the name of their lowest node; ``other_watts``: for each GPU."""
-    below = "|".join(re.escape(each.name) for each in leaves(node))
-    of = f'{POWER_METRIC}{{row="{row}",node=~{json.dumps(below, ensure_ascii=False)}}}'
-    return {
-        "record": f"{row}:node_power_share",
-        "expr": f"(sum({of}) + count({of}) * {other_watts:g}) / {node.budget_watts:g}",
-        "labels": {"node": node.name},
-    }
-
-
-def _asked_above(level: CapLevel) -> float:
-    """The reading that calls for it, at once or once the level before is in effect."""
-    found = level.step_above if level.above is None else level.above
-    assert found is not None
-    return found
-
-
-def _level_alert(level: CapLevel, share: str, delay_s: float) -> dict[str, Any]:
-    clocks = ", ".join(
-        f"{_untemplated(_class(each))} " + ("uncapped" if each.clock_mhz is None else f"{each.clock_mhz} MHz")
-        for each in level.clocks
-    )
-    return {
-        "alert": f"RowPowerLevel{level.level}",
-        "expr": f"{share} > {_asked_above(level):.6g}",
-        # A level that waits for the one before to act.
-        **({"for": f"{max(round(delay_s), 1)}s"} if level.above is None else {}),
-        "keep_firing_for": "10s",
-        "labels": {"severity": "warning", "level": str(level.level)},
-        "annotations": {
-            "summary": f"Cap to level {level.level}: {clocks}.",
-            "description": "Always set, whatever the row draws."
-            if is_always(level)
-            else f"Below {level.below:.1%} go back to level {level.back_to}.",
-        },
-    }
-
-
-def _not_taken(plan: PowerPlan, share: str, row: str) -> Iterator[dict[str, Any]]:
-    """An alert a priority: its GPUs are faster than the deepest level that has long been called for."""
-    last = plan.decision.levels[-1] if plan.decision.levels else None
-    step = plan.decision.settable[0].step_mhz if plan.decision.settable else 0
-    for each in () if last is None else last.clocks:
-        if each.clock_mhz is None:
-            continue
-        role = "" if each.role is None else f',role="{each.role}"'
-        named, told = json.dumps(each.priority, ensure_ascii=False), _untemplated(_class(each))
-        fast = f'max({CLOCK_METRIC}{{row="{row}",priority={named}{role}}}) > {each.clock_mhz + step}'
-        yield {
-            "alert": "RowCapNotTaken",
-            "expr": f"{fast} and on() {share} > {1.0 if last is None else _asked_above(last):.6g}",
-            "for": f"{max(int(3 * plan.decision.delay_s), 15)}s",
-            "labels": {"severity": "critical", "priority": _class(each)},
-            "annotations": {"summary": f"GPUs of {told} run above the clock of the deepest level."},
-        }
-
-
-def _metric(name: str) -> str:
-    """A name that a metric may have."""
-    plain = re.sub(r"[^a-zA-Z0-9_]", "_", name)
-    return plain if re.match(r"[a-zA-Z_]", plain) else f"row_{plain}"
-
-
 # ------------------------------------------------------------------ Dynamo
 
 
@@ -369,20 +197,22 @@ def dynamo_power(plan: PowerPlan) -> dict[str, str]:
     if (reason := cannot(plan)) is not None:
         raise Unsupported(f"--to dynamo-power: {reason}", "export a plan whose decision has levels")
     out = {}
-    can = plan.decision.settable[0]
-    for level in plan.decision.levels:
-        for each in level.clocks:
-            watts = can.most_watts if each.gpu_watts is None else each.gpu_watts
-            out[f"level-{level.level}-{_file(_class(each))}.yaml"] = _patch(plan, watts, level.level, _class(each))
-    for name in _classes(plan):
-        out[f"level-0-{_file(name)}.yaml"] = _patch(plan, can.most_watts, 0, name)
+    for part in parts(plan):
+        for level in plan.decision.levels:
+            for each in level.clocks:
+                own = part.set_to(each)
+                watts = part.can.most_watts if own is None else own[1]
+                file = f"{part.folder}level-{level.level}-{file_part(class_name(each))}.yaml"
+                out[file] = _patch(plan, watts, level.level, class_name(each) + part.of)
+        for name in class_names(plan):
+            out[f"{part.folder}level-0-{file_part(name)}.yaml"] = _patch(plan, part.can.most_watts, 0, name + part.of)
     return dict(sorted(out.items()))
 
 
 def _patch(plan: PowerPlan, watts: float, level: int, priority: str) -> str:
     document = {"spec": {"template": {"metadata": {"annotations": {ANNOTATION: str(round(watts))}}}}}
     return (
-        f"# {_said(plan)}\n# Level {level} of {_line(priority)}: "
+        f"# {said(plan)}\n# Level {level} of {line(priority)}: "
         "power limit of each GPU, about its clock's watts in prefill."
         "\n# kubectl patch deployment NAME --patch-file THIS; the agent sets it within 15 s, and the limit lasts until"
         "\n# the driver is loaded again. A limit leaves decode alone that does not reach it; a clock does not.\n"
@@ -390,20 +220,17 @@ def _patch(plan: PowerPlan, watts: float, level: int, priority: str) -> str:
     )
 
 
-def _file(name: str) -> str:
-    """A part of a file's name, which no other name has."""
-    plain = re.sub(r"[^a-zA-Z0-9.-]", "-", name)[:60]
-    return (
-        plain if plain == name else f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
-    )
-
-
 def first_patch(plan: PowerPlan) -> str:
     """The file of the first level and the last class."""
-    return f"level-1-{_file(_classes(plan)[-1])}.yaml"
+    return f"{first_folder(plan)}level-1-{file_part(class_names(plan)[-1])}.yaml"
+
+
+def first_folder(plan: PowerPlan) -> str:
+    """Where the first files are, with its slash."""
+    return parts(plan)[0].folder
 
 
 def first_words(plan: PowerPlan) -> str:
     """What ``apply.sh`` is told for them."""
     roles = any(each.role for each in plan.decision.levels[0].clocks)
-    return f"1 {shlex.quote(_classes(plan)[-1])}{' --gpus 0,1' if roles else ''}"
+    return f"1 {shlex.quote(class_names(plan)[-1])}{' --gpus 0,1' if roles else ''}"

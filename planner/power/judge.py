@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from costmodels.estimates import Floats
-from planner.power.arrays import Requests
-from planner.power.kernel import MOST_WATTS, TOKENS_IN, TOKENS_LEFT
+from planner.power.arrays import MOST_WATTS, TOKENS_IN, TOKENS_LEFT, Requests
 from planner.power.policy import Policy
 from planner.power.reference import UNCAPPED
 from planner.power.request import PowerRequest
 from planner.power.simulator import Outcome, RowModel, chance_of, simulate
 from planner.power.tails import BEYOND, Rate, counted
+from planner.power.threads import in_order
 from planner.power.traffic import (
     SLOT_S,
     WARM_S,
@@ -129,13 +129,22 @@ class Judge:
 
     def whole_days(self, policy: Policy, n: int) -> Iterator[Outcome]:
         """Every day from beginning to end."""
-        for index in range(self.days.whole):
+
+        def simulated(index: int) -> Outcome:
             day = self.days.first + index
             if index not in self._whole:
                 self._whole[index] = self.row.requests(
                     whole_day(self.load, self.most, self.request.seed, day, self.tail)
                 )
-            yield simulate(self.row, policy, n, self._whole[index], chance_of(self.request.seed, day))
+            return simulate(self.row, policy, n, self._whole[index], chance_of(self.request.seed, day))
+
+        return in_order(simulated, range(self.days.whole))
+
+    def like(self, row: RowModel) -> Judge:
+        """One of another row under the same load, that need not draw its busy slots again."""
+        self.slots()
+        self._keep_stretches()
+        return replace(self, row=row, _whole={}, _quiet={}, _free=[], _known={}, _failed=set())
 
     def slots(self) -> list[tuple[int, int]]:
         """(day, second) of the busiest slots, as many as days are screened; more of a small row, where servers that
@@ -148,8 +157,6 @@ class Judge:
 
     def busy_slot(self, policy: Policy, n: int, slot: tuple[int, int]) -> Outcome:
         """One of the busiest slots, with what comes before."""
-        if not self._stretches:
-            self._keep_stretches()
         kept = self._stretches.get(slot)
         requests = self.row.requests(self._stretch(slot) if kept is None else kept.day())
         return simulate(self.row, policy, n, requests, chance_of(self.request.seed, sum(slot)), WARM_S + SLOT_S)
@@ -158,12 +165,13 @@ class Judge:
         return stretch(self.load, self.most, self.request.seed, *slot, self.tail)
 
     def _keep_stretches(self) -> None:
-        """As many as memory may hold, the busiest: they are run for most policies. Day by day, as each day's curve is
-        drawn as a whole."""
+        """As many as memory may hold, the busiest: they are run for most policies."""
         slots = self.slots()
+        if self._stretches:
+            return
         each = Packed(self._stretch(slots[0])).nbytes
-        for slot in sorted(slots[: max(int(_KEPT_BYTES / max(each, 1)), 1)]):
-            self._stretches[slot] = Packed(self._stretch(slot))
+        kept = sorted(slots[: max(int(_KEPT_BYTES / max(each, 1)), 1)])
+        self._stretches.update(zip(kept, in_order(lambda slot: Packed(self._stretch(slot)), kept), strict=True))
 
     def uncapped(self) -> list[Outcome]:
         """Whole days of as many servers as are tried, without caps and without a brake."""
@@ -182,12 +190,18 @@ class Judge:
     def _screened(self, policy: Policy, n: int, most_brakes: int) -> _Screened | None:
         """The busiest slots; None as soon as they brake more often than that."""
         found = _Screened(0, np.zeros(len(self.row.tree.budgets)), np.zeros(len(self.row.tree.budgets)))
-        for slot in self.slots():
+        self._keep_stretches()
+
+        def run(slot: tuple[int, int]) -> _Quiet | Outcome:
             quiet = self._quiet.get((slot, n))
             if quiet is not None and quiet.readings[policy.immediate] <= policy.idle_below:
-                peaks, wear = quiet.peaks, quiet.wear
+                return quiet
+            return self.busy_slot(policy, n, slot)
+
+        for slot, outcome in zip(self.slots(), in_order(run, self.slots()), strict=True):
+            if isinstance(outcome, _Quiet):
+                peaks, wear = outcome.peaks, outcome.wear
             else:
-                outcome = self.busy_slot(policy, n, slot)
                 found.braked += bool(outcome.braked[1:].any()) or outcome.level_steps[-1] >= SLOT_S
                 if found.braked > most_brakes:
                     return None

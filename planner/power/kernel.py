@@ -7,100 +7,41 @@ servers. A replicate draws nothing: all randomness comes in, so it is the same a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
-
 import numpy as np
-from numba import njit
 
-from planner.power.arrays import Array, Control, Ladder, Log, Requests, Servers, Supply, Tables
+from costmodels.native.compiling import compiled
+from planner.power import readings
+from planner.power.arrays import (
+    BLOCK_STEPS,
+    BRAKES,
+    COMMANDS,
+    END_STEPS,
+    ENDS,
+    JOULES,
+    LOST,
+    MOST_PENDING,
+    MOST_READING,
+    MOST_WATTS,
+    TOKENS_DONE,
+    TOKENS_IN,
+    TOKENS_LEFT,
+    WORK_DONE,
+    WORK_IN,
+    WORK_LEFT,
+    Array,
+    Control,
+    Followed,
+    Ladder,
+    Log,
+    Requests,
+    Scratch,
+    Servers,
+    State,
+    Supply,
+    Tables,
+)
 
-BLOCK_STEPS = 300  # a stretch's first block is its warm-up
-"""Of the maxima that are kept."""
-
-ENDS, END_STEPS = 1024, 32
-"""Sequences of engines end with a stretch of so many decode steps; of so many stretches (longer answers end with the
-last)."""
-
-MOST_PENDING = 8192
-"""Sampled requests in flight at once; more are not followed (and counted)."""
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-BRAKES, WORK_IN, WORK_DONE, WORK_LEFT, TOKENS_IN, TOKENS_DONE, TOKENS_LEFT, LOST = range(8)
-JOULES, MOST_WATTS, COMMANDS, MOST_READING = range(8, 12)
-TOTALS = 12
-
-
-def compiled(function: _Function) -> _Function:
-    """Kept beside the code or in the user's cache; where neither can be written, each process compiles."""
-    untyped: Any = njit
-    try:
-        made: _Function = untyped(cache=True, error_model="numpy")(function)
-    except RuntimeError:  # numba has nowhere to keep it
-        made = untyped(error_model="numpy")(function)
-    return made
-
-
-@compiled
-def next_level(level: int, reading: float, in_effect: bool, ladder: Ladder) -> int:
-    """The level that one reading leads to: up by thresholds, else down by hysteresis."""
-    brake = len(ladder.up) - 1
-    if level < brake and reading > ladder.up[brake]:
-        return brake
-    new = level
-    for each in range(level + 1, brake):
-        if reading > ladder.up[each] or (each == level + 1 and in_effect and reading > ladder.step[each]):
-            new = each
-    if new != level:
-        return new
-    while new > 0 and reading < ladder.down[new]:
-        new = ladder.back[new]
-    return new
-
-
-@compiled
-def worn(wear: float, load: float, loads: Array, holds: Array) -> float:
-    """The wear of a breaker after a second at ``load`` (share of its budget): each second takes 1 ÷ the seconds that it
-    holds the load, straight between the logarithms of its curve and on beyond its end; below its first load it cools as
-    fast as it heats there."""
-    points = len(loads)
-    x = np.log(max(load, 1e-9))
-    if x < loads[0]:
-        return max(wear - float(np.exp(-holds[0])), 0.0)
-    at = 0
-    while at < points - 2 and x > loads[at + 1]:
-        at += 1
-    # Heat goes with the square of the current.
-    slope = -2.0 if points == 1 else (holds[at + 1] - holds[at]) / (loads[at + 1] - loads[at])
-    return min(wear + float(np.exp(-(holds[at] + slope * (x - loads[at])))), 1.0)
-
-
-class _State(NamedTuple):
-    """Of the servers, [servers] each: prefill seconds that wait, requests and tokens that wait with them, sequences and
-    tokens in decode, decode steps made, prefill seconds offered and done, seconds of a decode step of one sequence.
-    ``ends``: [servers, :data:`ENDS`], sequences that end with each stretch of decode steps."""
-
-    queue: Array
-    waiting: Array
-    waiting_tokens: Array
-    running: Array
-    tokens: Array
-    progress: Array
-    offered: Array
-    done: Array
-    token_s: Array
-    ends: Array
-
-
-class _Pending(NamedTuple):
-    """Requests that are followed, [pending] each: which, since when, up to which prefill seconds or decode steps of its
-    server, and whether it is in decode."""
-
-    of: Array
-    since: Array
-    target: Array
-    decodes: Array
+next_level, worn = compiled(readings.next_level), compiled(readings.worn)
 
 
 @compiled
@@ -129,7 +70,7 @@ def _act(
 
 @compiled
 def _arrive(
-    step: int, first: int, requests: Requests, state: _State, follow: _Pending, pending: int, totals: Array
+    step: int, first: int, requests: Requests, state: State, follow: Followed, pending: int, totals: Array
 ) -> tuple[int, int]:
     """(the next request, followed ones): those of this second are in the queues, of servers that are there."""
     while first < len(requests.step) and requests.step[first] <= step:
@@ -162,7 +103,7 @@ def _work(
     tables: Tables,
     clock: Array,
     foresight: float,
-    state: _State,
+    state: State,
     leaf_watts: Array,
     leaf_waits: Array,
     totals: Array,
@@ -260,7 +201,7 @@ def _wear(supply: Supply, leaf_watts: Array, other: float, wear: Array, most: Ar
 
 
 @compiled
-def _answer(step: int, requests: Requests, state: _State, follow: _Pending, pending: int, log: Log) -> int:
+def _answer(step: int, requests: Requests, state: State, follow: Followed, pending: int, log: Log) -> int:
     """How many are still followed: latencies of those that are answered by the end of the second are written."""
     k = 0
     while k < pending:
@@ -299,21 +240,14 @@ def run(
     ladder: Ladder,
     control: Control,
     supply: Supply,
+    scratch: Scratch,
     log: Log,
-) -> None:
-    """Runs the replicate and fills ``log``."""
-    n, steps, (nodes, leaves) = len(servers.kind), len(log.watts), supply.below.shape
+) -> int:
+    """Runs the replicate and fills ``log``; 0."""
+    steps, (nodes, leaves) = len(log.watts), supply.below.shape
     groups, brake = ladder.clocks.shape[1], len(ladder.up) - 1
-    of = np.zeros((9, n))
-    ends = np.zeros((n, ENDS if tables.ends_exactly.any() else 1))
-    state = _State(of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7], of[8], ends)
-    which, followed = np.zeros(MOST_PENDING, np.int64), np.zeros((2, MOST_PENDING))
-    follow = _Pending(which, followed[0], followed[1], np.zeros(MOST_PENDING, np.bool_))
-    clock, told = ladder.clocks[0].copy(), ladder.clocks[0].copy()
-    due_step, due_clock = np.full(groups, -1), np.zeros(groups, np.int64)
-    level, since = 0, -control.delay - 1
-    leaf_watts, leaf_sum, leaf_waits = np.zeros(leaves), np.zeros(leaves), np.zeros(leaves)
-    wear, hottest, other_sum = np.zeros(nodes), np.zeros(nodes), 0.0
+    state, follow, clock, told, due_step, due_clock, leaf_watts, leaf_sum, leaf_waits, wear, hottest = scratch
+    level, since, other_sum = 0, -control.delay - 1, 0.0
     watched, foresight = supply.points.sum() > 0, ladder.foresight
     pending, next_request, readings = 0, 0, 0
     last_reading, acts = len(control.error) - 1, control.period + control.brake + 1.0
@@ -324,12 +258,13 @@ def run(
         leaf_watts[:] = 0.0
         leaf_waits[:] = 0.0
         spread = _work(servers, tables, clock, foresight, state, leaf_watts, leaf_waits, log.totals)
-        leaf_sum += leaf_watts
+        for leaf in range(leaves):
+            leaf_sum[leaf] += leaf_watts[leaf]
         other_sum += other
         total = _below(supply, 0, leaf_watts, other)
         log.watts[step] = total
         if len(log.foreseen) > 0:
-            log.foreseen[step] = total + leaf_waits.sum()
+            log.foreseen[step] = _below(supply, 0, leaf_waits, total)
         if watched:
             _wear(supply, leaf_watts, other, wear, log.wear[block])
         log.totals[JOULES] += total
@@ -382,5 +317,7 @@ def run(
                 due_step[group], due_clock[group] = step + 1 + int(wait), wanted
                 log.totals[COMMANDS] += 1.0
         level, since = new, step
-    log.totals[WORK_LEFT] += state.queue.sum()
-    log.totals[TOKENS_LEFT] += state.tokens.sum() + state.waiting_tokens.sum()
+    for i in range(len(state.queue)):
+        log.totals[WORK_LEFT] += state.queue[i]
+        log.totals[TOKENS_LEFT] += state.tokens[i] + state.waiting_tokens[i]
+    return 0

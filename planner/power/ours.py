@@ -14,7 +14,7 @@ from costmodels.estimates import Floats
 from planner.power.judge import MOST_UNANSWERED, Judge, Verdict
 from planner.power.policy import Level, Policy
 from planner.power.reference import UNCAPPED
-from planner.power.row import clock_at, main_kind
+from planner.power.row import clock_at
 from planner.power.simulator import RowModel
 from profiles.errors import DataError
 
@@ -50,7 +50,7 @@ def shape_of(judge: Judge, delay_s: float) -> RowShape:
     rises = np.concatenate([_rises(each.watts[600:], each.watts[600:], lag) for each in days])
     at_work = np.concatenate([(each.watts[600:] > np.median(watts))[:-lag] for each in days])
     rise = float(np.quantile(rises[at_work], judge.request.probability))
-    kind = main_kind(row)
+    kind = row.main
     work = sum(each.totals[2] for each in days) / (86_400 * len(days))  # prefill seconds a second
     prefill = work / kind.engines * kind.prefill_watts
     return RowShape(
@@ -126,7 +126,7 @@ def choose_clocks(
     """
     row = judge.row
     mhz = [clock_at(row, share) for share in CLOCK_SHARES]
-    share = np.array(mhz, np.float64) / main_kind(row).highest_mhz
+    share = np.array(mhz, np.float64) / row.main.highest_mhz
     roles = effects_by_role(row, shape, share) if row.columns > len(row.groups) else [effects(row, shape, share)]
     groups, levels, clocks, columns = len(row.groups), len(savings), len(mhz), row.columns
     shares = row.group_shares / row.group_shares.sum()
@@ -219,7 +219,7 @@ def effects(row: RowModel, shape: RowShape, shares: Floats) -> tuple[Floats, Flo
 
 def effects_by_role(row: RowModel, shape: RowShape, shares: Floats) -> list[tuple[Floats, Floats]]:
     """The same of decode and of prefill, each at the clocks while the other is not capped."""
-    response = main_kind(row).response
+    response = row.main.response
     parts = ((response.decode, 0.9, 1 - shape.prefill), (response.prefill, 0.1, shape.prefill))
     return [
         (

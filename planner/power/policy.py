@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from planner.power.arrays import Ladder
-from planner.power.kernel import next_level
+from planner.power.readings import next_level
 
 NAMES = ("nameplate", "none", "static", "threshold", "polca", "ours", "oracle")
 
@@ -42,6 +42,8 @@ class Policy:
         brakes: whether there is a brake.
         in_band: whether caps go in band where the row has that way.
         immediate: whether readings are exact and caps act at once (an oracle).
+        same_mhz: whether a clock is as many MHz on every type of GPU; else it is the commonest type's, and the same
+            share of the highest on others.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Policy:
     brakes: bool = True
     in_band: bool = False
     immediate: bool = False
+    same_mhz: bool = False
     foresight_s: float = 0.0
 
     @cached_property

@@ -42,13 +42,15 @@ def reference_load(row: RowModel, today: int) -> tuple[ReferenceLoad, Met]:
     sequences, busy for 85 % of the time at most, and ``Met`` says how far that goes."""
     facts = reference_facts()
     bursts, target = Bursts(**facts["bursts"]), facts["facts"]
-    kind = row.kinds[int(np.argmax(row.mix))]
+    kind = row.main
     isl, osl = mean_lengths()
-    prefill = float(kind.prompt_seconds(np.array(isl)))
-    scale = 0.85 * kind.engines / prefill
-    most = 0.85 * kind.engines / (prefill + osl * kind.full_token_s)
+    scale = 0.85 * kind.engines / float(kind.prompt_seconds(np.array(isl)))
+    most = 0.85 * float(np.average([each.capacity_rps(isl, osl) for each in row.kinds], weights=row.mix))
     idle = float(row.servers(today).base_watts.sum() + row.other_watts) / row.budget_watts
     load = ReferenceLoad(scale / 6, replace(bursts, extra=0.2))
+    shared = row.under(load).load  # by what each kind of server can take
+    assert isinstance(shared, ReferenceLoad)
+    load = shared
     best, least = (load, six_weeks(row, load, today)), np.inf
     met = best[1]
     for _ in range(_ROUNDS):
@@ -59,7 +61,8 @@ def reference_load(row: RowModel, today: int) -> tuple[ReferenceLoad, Met]:
             break
         rate = load.rate_rps * ((target["peak"] - idle) / max(met.peak - idle, 1e-3)) ** 1.5
         extra = load.bursts.extra * (target["rise"] / max(met.rise, 1e-3)) ** 1.3
-        load = ReferenceLoad(min(max(rate, scale / 200), most), replace(bursts, extra=min(max(extra, 0.002), 1.0)))
+        rate, extra = min(max(rate, scale / 200), most), min(max(extra, 0.002), 1.0)
+        load = replace(load, rate_rps=rate, bursts=replace(bursts, extra=extra))
         met = six_weeks(row, load, today)
     return best
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.contract.progress import Step
-from planner.power.judge import Days, Judge, Verdict
+from planner.power.arrays import TOKENS_IN, TOKENS_LEFT
+from planner.power.judge import MOST_UNANSWERED, Days, Judge, Verdict
 from planner.power.ours import CLOCK_SHARES, ChosenLevels, RowShape, best, effects, tuned
 from planner.power.policy import NAMES, Policy, none, static, threshold
 from planner.power.reference import Met
 from planner.power.request import PowerRequest, check
-from planner.power.row import clock_at, main_kind, polca_for, row_of, threshold_for, today_caps
+from planner.power.row import clock_at, polca_for, row_of, threshold_for, today_caps
 from planner.power.simulator import RowModel, chance_of, simulate
 from planner.power.traffic import RecordedLoad, whole_day
 from profiles.descriptions import catalogue_with
@@ -67,7 +68,7 @@ def solved(
     progress: Callable[[str], None] | None = None,
     last: str = NAMES[-1],
 ) -> Solved:
-    """The row, and its policies judged: all, or those up to ``last``, as policies are chosen against those before.
+    """The row, and its policies judged: all, or those that ``last`` needs and it.
 
     Raises:
         InputError, Unsupported: the row contradicts itself, or ``last`` sets clocks that are not known of its GPUs.
@@ -75,13 +76,14 @@ def solved(
     """
     check(request)
     row, met = row_of(request, catalogue_with(each.path for each in measured), measured)
-    names = NAMES[: NAMES.index(last) + 1]
-    if main_kind(row).settable is None:
+    names = _needed(last)
+    if row.main.settable is None:
         if last != NAMES[-1] and last not in WITHOUT_CLOCKS:
             polca_for(row)  # says what is not known, before anything is simulated
         names = tuple(name for name in names if name in WITHOUT_CLOCKS)
     _check_today(request, row)
     judge = Judge(row, request, Days(request.days, JUDGED_WHOLE), strict=True, progress=progress)
+    _check_keeps_up(judge, request.today)
     results: dict[str, Judged] = {}
     chosen: ChosenLevels | None = None
     trainer = Judge(row, request, TRAINED, progress=progress)
@@ -111,6 +113,14 @@ def solved(
             f"by nameplate it holds {_by_nameplate(row)} servers; allow more impact, or more brakes",
         )
     return Solved(request, row, met, judge, results, chosen)
+
+
+def _needed(last: str) -> tuple[str, ...]:
+    """The policies without which ``last`` is not chosen, and it: ours and the oracle are chosen against all others, two
+    of them against no control."""
+    if last in ("ours", "oracle"):
+        return NAMES[: NAMES.index(last) + 1]
+    return ("none", last) if last in ("static", "threshold") else (last,)
 
 
 def _most_held(results: Mapping[str, Judged]) -> Judged | None:
@@ -188,7 +198,7 @@ def _static_depths(row: RowModel, request: PowerRequest, mhz: list[int]) -> list
     """[classes] how many of the clocks ``mhz`` are within all limits of a class when they are set always, by the
     formula."""
     shape = RowShape(np.zeros(1), 0.5, 0.5, 0.0)
-    slow, _ = effects(row, shape, np.array(mhz, np.float64) / main_kind(row).highest_mhz)
+    slow, _ = effects(row, shape, np.array(mhz, np.float64) / row.main.highest_mhz)
     limits = [[each.limit for each in request.slo_impact if each.priority == name] for name in row.groups]
     return [int(np.sum(slow <= 0.9 * min(of, default=0.0))) for of in limits]
 
@@ -217,6 +227,18 @@ def _limit(judge: Judge, policy: Policy, servers: int, name: str) -> str:
         return "chosen"
     known = judge.known(policy, servers + 1)
     return "brakes" if known is None else judge.misses(known) or "brakes"
+
+
+def _check_keeps_up(judge: Judge, today: int) -> None:
+    """Refuses a load that the servers cannot answer, capped or not: no number of servers would do."""
+    totals = np.sum([each.totals for each in judge.uncapped()], axis=0)
+    left = float(totals[TOKENS_LEFT] / max(totals[TOKENS_IN], 1.0))
+    if left > MOST_UNANSWERED:
+        raise InputError(
+            f"servers: today's {today} do not keep up with their load: without any caps {left:.1%} of a day's tokens "
+            "are left at its end",
+            "correct today, the plans or the trace",
+        )
 
 
 def _check_today(request: PowerRequest, row: RowModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -163,12 +164,7 @@ def today_caps(request: PowerRequest, row: RowModel) -> Policy:
         for kind in row.kinds:
             check_clock(kind.gpu, each.clock_mhz, f"caps: {each.priority}: clock_mhz")
         clocks[each.priority] = each.clock_mhz
-    return static(tuple(clocks.get(name) for name in row.groups))
-
-
-def main_kind(row: RowModel) -> ServerKind:
-    """The commonest kind: clocks are chosen from its settable ones."""
-    return row.kinds[int(np.argmax(row.mix))]
+    return replace(static(tuple(clocks.get(name) for name in row.groups)), same_mhz=True)
 
 
 def clock_at(row: RowModel, share: float) -> int:
@@ -177,7 +173,7 @@ def clock_at(row: RowModel, share: float) -> int:
     Raises:
         Unsupported: nothing is known of what the GPU can be set to.
     """
-    kind = main_kind(row)
+    kind = row.main
     if kind.settable is None:
         raise Unsupported(
             f"gpu: {kind.gpu} has no known settable clocks, so no caps can be chosen",

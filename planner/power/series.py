@@ -14,7 +14,7 @@ from planner.power.policy import NAMES, CapCommand, Policy, driven, none
 from planner.power.reference import REFERENCE_SEED, reference_load
 from planner.power.report import Solved
 from planner.power.request import PowerRequest, check
-from planner.power.row import main_kind, polca_for, row_without_load, threshold_for, today_caps
+from planner.power.row import polca_for, row_without_load, threshold_for, today_caps
 from planner.power.simulator import RowModel, chance_of, simulate
 from planner.power.traffic import DAY_S, WARM_S, DayOfRequests, RecordedLoad, ReferenceLoad, whole_day
 from profiles.errors import UnknownName
@@ -80,7 +80,7 @@ def commands_on(
     policy: Policy, request: PowerRequest, drive: tuple[Floats, Floats], catalogue: Catalogue = SHIPPED
 ) -> list[CapCommand]:
     """What ``policy`` commands on a series, from the budget of the row."""
-    control, kind = request.control, main_kind(row_without_load(request, catalogue))
+    control, kind = request.control, row_without_load(request, catalogue).main
     in_band = policy.in_band and control.in_band_s is not None
     return list(
         driven(

@@ -66,6 +66,11 @@ class ServerKind:
         constant, linear, square = self.prompt_s
         return np.asarray(constant + linear * tokens + square * tokens**2)
 
+    def capacity_rps(self, isl: float, osl: float) -> float:
+        """Requests a second that its engines answer at full clock, full of sequences."""
+        prefill = float(self.prompt_seconds(np.array(isl)))
+        return self.engines / (prefill + osl * self.full_token_s)
+
     @property
     def full_token_s(self) -> float:
         """Seconds of an engine for a token of one sequence, at full clock, with as many as it holds."""
@@ -116,13 +121,21 @@ BRAKE_SHARE = 288 / 1410
 """Of the highest clock, where nobody published the brake's: that of a DGX-A100 (POLCA)."""
 
 
-def clock_shares(kinds: list[ServerKind], clocks_mhz: list[int | None]) -> Floats:
+def own_clock(kind: ServerKind, mhz: int, main: ServerKind | None) -> int:
+    """MHz that GPUs of ``kind`` are set to where those of ``main`` are set to ``mhz``: the same share of their highest,
+    as far as it can be set; as many MHz where ``main`` is None, at most its highest."""
+    if main is not None and kind.settable is not None and kind.highest_mhz != main.highest_mhz:
+        mhz = kind.settable.nearest_clock(mhz / main.highest_mhz * kind.highest_mhz)
+    return mhz if kind.settable is None else min(mhz, round(kind.highest_mhz))
+
+
+def clock_shares(kinds: list[ServerKind], clocks_mhz: list[int | None], main: ServerKind | None = None) -> Floats:
     """[kinds, clocks + 1] share of each kind's highest clock; None is the highest, and the last column is the brake.
-    A clock above a kind's highest is its highest."""
+    ``main`` as of :func:`own_clock`."""
     out = np.ones((len(kinds), len(clocks_mhz) + 1))
     for row, kind in enumerate(kinds):
         for column, mhz in enumerate(clocks_mhz):
-            out[row, column] = 1.0 if mhz is None else min(mhz / kind.highest_mhz, 1.0)
+            out[row, column] = 1.0 if mhz is None else min(own_clock(kind, mhz, main) / kind.highest_mhz, 1.0)
         out[row, -1] = kind.brake_share
     return out
 

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from planner.power import kernel
-from planner.power.arrays import Control, Ladder, Log, Requests, Servers, Supply, Tables
-from planner.power.kernel import BLOCK_STEPS
+from costmodels.native.kept import Loop
+from planner.power.arrays import (
+    BLOCK_STEPS,
+    BRAKES,
+    MOST_READING,
+    TOTALS,
+    Control,
+    Ladder,
+    Log,
+    Requests,
+    Servers,
+    Supply,
+    Tables,
+    fresh,
+)
 from planner.power.policy import BRAKE_AT, Policy
+from planner.power.readings import worn
 from planner.power.server import ServerKind, clock_shares, tables_of
-from planner.power.traffic import DAY_S, DayOfRequests, Load
+from planner.power.traffic import DAY_S, OCTET, DayOfRequests, Load
+
+
+def _kernel() -> Callable[..., int]:
+    from planner.power.kernel import run  # deferred: the compiler
+
+    return run
+
+
+_KERNEL = Loop("row", [Path(__file__).parent / f"{name}.py" for name in ("arrays", "kernel", "readings")], _kernel)
 
 FOLLOWED = 29
 """One request in so many is followed until it is answered."""
@@ -63,7 +86,7 @@ def held_for(curve: Sequence[tuple[float, float]], seconds: float) -> float | No
 
 def held_s(curve: Sequence[tuple[float, float]], load: float) -> float:
     """Seconds that a cold breaker holds a load; infinite below its curve."""
-    wear = float(kernel.worn(0.0, load, *(np.log(np.array(each)) for each in zip(*curve, strict=True))))
+    wear = float(worn(0.0, load, *(np.log(np.array(each)) for each in zip(*curve, strict=True))))
     return 1.0 / wear if wear > 0 else np.inf
 
 
@@ -118,7 +141,9 @@ class RowModel:
         """What the kernel is told of kinds, policy and supply."""
         if (policy, seconds) not in self._known:
             self._known[policy, seconds] = (
-                tables_of(self.kinds, clock_shares(self.kinds, policy.clocks_mhz)),
+                tables_of(
+                    self.kinds, clock_shares(self.kinds, policy.clocks_mhz, None if policy.same_mhz else self.main)
+                ),
                 policy.ladder(len(self.groups), self.columns),
                 self._supply(seconds),
             )
@@ -171,7 +196,18 @@ class RowModel:
         )
 
     def under(self, load: Load) -> RowModel:
-        return replace(self, load=load)
+        """With a load that servers of several kinds share by what they can take."""
+        if len(self.kinds) == 1:
+            return replace(self, load=load)
+        can = np.array([kind.capacity_rps(*load.mean_lengths) for kind in self.kinds])
+        of = self.servers(max(2 * int(self.mix.sum()), self.tree.most or 0) + OCTET).kind
+        weights = can[of] / np.average(can, weights=self.mix)
+        return replace(self, load=replace(load, weights=tuple(weights.tolist())))
+
+    @property
+    def main(self) -> ServerKind:
+        """The commonest kind: clocks are chosen from its settable ones."""
+        return self.kinds[int(np.argmax(self.mix))]
 
     @property
     def columns(self) -> int:
@@ -226,12 +262,12 @@ class Outcome:
 
     @property
     def brakes(self) -> int:
-        return int(self.totals[kernel.BRAKES])
+        return int(self.totals[BRAKES])
 
     @property
     def most_reading(self) -> float:
         """The highest, with its error."""
-        return float(self.totals[kernel.MOST_READING])
+        return float(self.totals[MOST_READING])
 
 
 def simulate(
@@ -271,14 +307,14 @@ def simulate(
         peak=np.zeros((-(-seconds // BLOCK_STEPS), len(row.tree.budgets))),
         wear=np.zeros((-(-seconds // BLOCK_STEPS), len(row.tree.budgets))),
         level_steps=np.zeros(len(policy.levels) + 2, np.int64),
-        totals=np.zeros(kernel.TOTALS),
+        totals=np.zeros(TOTALS),
         latency_s=np.zeros(int(requests.followed.sum()), np.float32),
         latency_of=np.zeros(int(requests.followed.sum()), np.int64),
         followed=np.zeros(1, np.int64),
         braked=np.zeros(-(-seconds // BLOCK_STEPS)),
     )
     tables, ladder, supply = row.under_policy(policy, seconds)
-    kernel.run(servers, tables, requests, ladder, control, supply, log)
+    _KERNEL(servers, tables, requests, ladder, control, supply, fresh(servers, tables, ladder, supply), log)
     followed = int(log.followed[0])
     order = np.argsort(log.latency_of[:followed], kind="stable")
     of = log.latency_of[:followed][order]

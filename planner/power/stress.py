@@ -30,8 +30,9 @@ class Stressed:
 def stressed(row: RowModel, request: PowerRequest, policy: Policy, servers: int) -> Iterator[Stressed]:
     """Each case, the policy and its thresholds as they are. Brakes are judged by their value: of so few days the bound
     says little."""
+    usual = Judge(row, request, _DAYS, by_value=True, at_most=servers)
     for case, changed, advice in cases(row):
-        judge = Judge(changed, request, _DAYS, by_value=True, at_most=servers)
+        judge = usual.like(changed)
         verdict = judge.verdict(policy, servers)
         breaks = judge.misses(verdict)
         yield Stressed(case, verdict, breaks, advice if breaks else "nothing to do")

@@ -21,7 +21,8 @@ BLOCK_S = 600
 """A day is drawn in blocks of this length; longer spans than a trace's are put together from as many."""
 
 LONGEST_SHIFT_S = 1_800
-_OCTET = 8  # servers that draw together
+OCTET = 8
+"""Servers that draw together."""
 
 Tail = Literal["bounded", "exponential", "heavy"]
 
@@ -117,6 +118,8 @@ def burst_curve(bursts: Bursts, tail: Tail, draw: np.random.Generator, within: S
     )
     for start, size, length in zip(starts, _sizes(tail, u), lengths, strict=True):
         end = start + length + 2 * bursts.rise_s
+        if start >= last or end <= first:
+            continue
         t = np.arange(max(int(start), first), min(int(end), last))
         up, down = (t - start + 1) / bursts.rise_s, (end - t) / bursts.rise_s
         curve[t - first] += size * np.clip(np.minimum(up, down), 0.0, 1.0)
@@ -136,13 +139,26 @@ def _sizes(tail: Tail, u: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class RecordedLoad:
-    """A trace: the load of ``today`` servers. Servers beyond them get copies of it, shifted by a few minutes."""
+    """A trace: the load of ``today`` servers. Servers beyond them get copies of it, shifted by a few minutes.
+    ``weights``: of each server, what it gets ÷ the mean (empty: all alike)."""
 
     arrival_s: Floats
     isl: Ints
     osl: Ints
     today: int
     name: str = "trace"
+    weights: tuple[float, ...] = ()
+
+    @property
+    def mean_lengths(self) -> tuple[float, float]:
+        """(prompt, output) tokens."""
+        return float(self.isl.mean()), float(self.osl.mean())
+
+    def _servers(self, draw: np.random.Generator, count: int, copy: int = 0) -> Ints:
+        """[count] which of today's servers gets a request, or of those that a copy is for."""
+        if not self.weights:
+            return draw.integers(0, self.today, count) + copy * self.today
+        return drawn_by(self.weights[copy * self.today :][: self.today], draw, count) + copy * self.today
 
     @property
     def span_s(self) -> float:
@@ -217,7 +233,7 @@ class RecordedLoad:
                 second = second + block * BLOCK_S
                 more = draw.poisson(factor[second] - 1.0)
                 second, index = (np.concatenate([each, np.repeat(each, more)]) for each in (second, index))
-                server = draw.integers(0, self.today, len(index)) + copy * self.today
+                server = self._servers(draw, len(index), copy)
                 keep = server < servers
                 index = index[keep]
                 one = np.ones(len(index))
@@ -237,7 +253,7 @@ class RecordedLoad:
     def as_recorded(self, seed: int) -> DayOfRequests:
         """The trace once, as it came, on today's servers."""
         draw = np.random.default_rng((seed, 7))
-        server, second = draw.integers(0, self.today, len(self.isl)), np.floor(self.arrival_s).astype(np.int64)
+        server, second = self._servers(draw, len(self.isl)), np.floor(self.arrival_s).astype(np.int64)
         return DayOfRequests.of(
             [(second, server, self.isl.astype(float), self.osl.astype(float), np.ones(len(self.isl)))]
         )
@@ -254,6 +270,11 @@ class ReferenceLoad:
     rate_rps: float
     bursts: Bursts
     name: str = field(default="reference")
+    weights: tuple[float, ...] = ()  # of each server, what it gets ÷ rate_rps; empty: all alike
+
+    @property
+    def mean_lengths(self) -> tuple[float, float]:
+        return mean_lengths()
 
     def intensity(self, seed: int, day: int, tail: Tail, within: Span = WHOLE_DAY) -> Floats:
         """[seconds] requests per second of one server."""
@@ -266,11 +287,12 @@ class ReferenceLoad:
             begins = block * BLOCK_S
             rate = self.intensity(seed, day, tail, (begins, begins + BLOCK_S))
             expected = np.cumsum(rate, dtype=np.float64)
-            for octet in range(-(-servers // _OCTET)):
+            for octet in range(-(-servers // OCTET)):
                 draw = np.random.default_rng((seed, day, 1, block, octet))
-                part = _binned(rate, draw) if self.rate_rps > _BINNED_FROM_RPS else _single(expected, draw)
+                mine = self.weights[octet * OCTET :][:OCTET] or (1.0,) * OCTET
+                part = _binned(rate, mine, draw) if self.rate_rps > _BINNED_FROM_RPS else _single(expected, mine, draw)
                 second, server, isl, osl, count = part
-                server = server + octet * _OCTET
+                server = server + octet * OCTET
                 keep = server < servers
                 yield begins + second[keep], server[keep], isl[keep], osl[keep], count[keep]
 
@@ -279,17 +301,24 @@ _BINNED_FROM_RPS = 0.7
 """Requests per second of a server from which on those of a second are drawn as one, of their means."""
 
 
-def _single(expected: Floats, draw: np.random.Generator) -> Part:
+def drawn_by(weights: tuple[float, ...], draw: np.random.Generator, count: int) -> Ints:
+    """[count] indices, as often as their weights say."""
+    upto = np.cumsum(weights)
+    return np.asarray(np.searchsorted(upto, draw.uniform(0.0, upto[-1], count), side="right"))
+
+
+def _single(expected: Floats, weights: tuple[float, ...], draw: np.random.Generator) -> Part:
     """Requests of an octet one by one; ``expected``: cumulated number of one server's."""
     total = float(expected[-1])
-    count = int(draw.poisson(_OCTET * total))
+    alike = len(set(weights)) == 1
+    count = int(draw.poisson(sum(weights) * total))
     second = np.searchsorted(expected, draw.uniform(0.0, total, count), side="right")
-    server = draw.integers(0, _OCTET, count)
+    server = draw.integers(0, len(weights), count) if alike else drawn_by(weights, draw, count)
     return (np.minimum(second, BLOCK_S - 1), server, *_lengths(count, draw), np.ones(count))
 
 
-def _binned(rate: Floats, draw: np.random.Generator) -> Part:
-    count = draw.poisson(rate[:, None] * np.ones(_OCTET)).astype(np.float64)
+def _binned(rate: Floats, weights: tuple[float, ...], draw: np.random.Generator) -> Part:
+    count = draw.poisson(rate[:, None] * np.array(weights)).astype(np.float64)
     second, server = np.nonzero(count)
     count = count[second, server]
     isl, osl = (

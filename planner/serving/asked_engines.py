@@ -158,11 +158,30 @@ def with_buffers(row: AskedRow, started: Started, served: ServedModel) -> AskedR
             f"lower the concurrency to {(limit or most) * tp // row.workload.shape.queries * dp}"
             + (f", or give dispatch_tokens={fits} ({gib:.1f} GiB of each GPU)" if fits <= most else ""),
         )
+    if served.framework.buffers_of_step:
+        return _with_buffers_of_step(row, started, served)
     if limit:
         return row
     tokens = min(max(2 ** math.ceil(math.log2(max(needed, 1))), usual), most)
     told = (*row.notes, f"not given, so: dispatch_tokens={tokens}")
     return replace(row, layout=(*row.layout[:place], tokens), notes=told)
+
+
+def _with_buffers_of_step(row: AskedRow, started: Started, served: ServedModel) -> AskedRow:
+    """The same where buffers are made for all tokens that a step may have, whatever else is said."""
+    place = COLUMNS.index("dispatch_tokens")
+    step, most = started.max_num_batched_tokens, row.layout[place] or served.framework.parallelism.dispatch_tokens[1]
+    tp = int(Layouts.of([row.layout]).tp[0])
+    layout = (*row.layout[:place], -(-step // tp))
+    if layout[place] > most:
+        gib = float(exchange_buffer_bytes(served.model, Layouts.of([layout]))[0]) / 2**30
+        raise InputError(
+            f"max_num_batched_tokens: {step} tokens of a step are more than the {most} of a GPU that the exchange is "
+            f"to have buffers for; {served.framework.title} makes them for whole steps ({gib:.1f} GiB of each GPU)",
+            f"give max_num_batched_tokens={most * tp} or less",
+        )
+    told = (*row.notes, f"{served.framework.title} makes the exchange's buffers for max_num_batched_tokens")
+    return replace(row, layout=layout, notes=told)
 
 
 def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) -> Load:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
-from planner.contract.words import cell, columns_meant
+from planner.contract.words import cell
 from planner.contract.workload.workload import workload_of
-from planner.serving.asked_rows import FRAMEWORK, plain_number, release_asked
+from planner.serving.asked_rows import FRAMEWORK, plain_number, release_asked, with_release
 from planner.serving.configuration import MemoryRequest
+from planner.serving.containers import CONTAINER, framework_column, with_container
+from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.memory import memory
 from planner.serving.memory_document import GpuMemory, Largest, parse_memory_request
+from planner.serving.same_columns import agreed, columns_read
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import number
@@ -36,22 +39,35 @@ def memory_table(table: pd.DataFrame, catalogue: Catalogue = SHIPPED) -> pd.Data
     """
     import pandas as pd
 
-    known = (*MemoryRequest.model_fields, *_LOAD, "version", "date")
-    given = table.rename(columns=columns_meant(table.columns, known))
+    known = (*MemoryRequest.model_fields, *_LOAD, "version", CONTAINER, "date")
+    meant, beside = columns_read(table, known)
+    given = table.rename(columns=meant)
+    if "framework" not in given.columns and (told := framework_column(list(map(str, table.columns)))):
+        given = given.assign(framework=told)
     if missing := [name for name in ("model", "gpu") if name not in given.columns]:
         raise InputError(f"columns: {', '.join(missing)} missing", "give model and gpu in a header")
     if ours := [name for name in ADDED if name in table.columns]:
         raise InputError(f"columns: {ours[0]} is written by plan memory", "rename or drop the column")
     if not len(table):
         raise InputError("rows: there are none", "give at least one engine below the header")
-    rows = [_row({str(k): cell(str(v)) for k, v in row.items()}, catalogue) for row in given.to_dict("records")]
+    own = frozenset(map(str, table.columns))
+    rows = [
+        _row({str(k): cell(str(v)) for k, v in row.items()}, beside, own, catalogue) for row in given.to_dict("records")
+    ]
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(rows, columns=list(ADDED), dtype=object)], axis=1)
 
 
-def _row(record: Mapping[str, str], catalogue: Catalogue) -> dict[str, str]:
-    out = dict.fromkeys(ADDED, "")
+def _row(
+    record: Mapping[str, str], beside: Mapping[str, tuple[str, ...]], own: frozenset[str], catalogue: Catalogue
+) -> dict[str, str]:
+    out, notes = dict.fromkeys(ADDED, ""), list[str]()
     try:
-        found = memory(parse_memory_request(_fields(record)), catalogue)
+        told = with_container(agreed(record, beside, own, notes), notes)
+        told = with_release({**told, "framework": told.get("framework") or FRAMEWORK}, notes)
+        if told["gpu"]:
+            called = gpu_named(told["gpu"], catalogue)
+            told = {**with_count(told, called, notes), "gpu": called.gpu.name}
+        found = memory(parse_memory_request(_fields(told)), catalogue)
     except ShardwrightError as error:
         return {**out, "error": error.line}
     values = {**found.memory.model_dump(), **found.largest.model_dump()}
@@ -61,7 +77,7 @@ def _row(record: Mapping[str, str], catalogue: Catalogue) -> dict[str, str]:
         "starts": str(found.starts).lower(),
         "reasons": "; ".join(found.reasons),
         "release": found.version,
-        "note": "; ".join(found.notes),
+        "note": "; ".join((*notes, *found.notes)),
     }
 
 
@@ -69,9 +85,8 @@ def _fields(record: Mapping[str, str]) -> dict[str, Any]:
     """The request's fields of a row's cells."""
     from costmodels.serving.frameworks.framework import find_framework
 
-    named = {**record, "framework": record.get("framework") or FRAMEWORK}
-    framework = find_framework(release_asked(named))
-    record = framework.in_our_words({name: text for name, text in named.items() if text})
+    framework = find_framework(release_asked(record))
+    record = framework.in_our_words({name: text for name, text in record.items() if text})
     fields: dict[str, Any] = {}
     for name, info in MemoryRequest.model_fields.items():
         if (text := record.get(name, "")) and name != "workload":

@@ -363,7 +363,7 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
             if row.wide.role != "aggregated":
                 _write_role(out, row, answered(engine, served, layout, int(running[i])), used[i], kv_tokens[i])
                 continue
-            one = open_loop(served, layout, _open_load(row.workload), int(kv_tokens[i]), engine.started)
+            one = open_loop(served, layout, _open_load(row.workload, desk.ran), int(kv_tokens[i]), engine.started)
             _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except TooFast as error:
             if not desk.ran:
@@ -400,9 +400,9 @@ def _write_role(out: dict[str, np.ndarray], row: AskedRow, answer: RoleAnswer, u
     out["step_ms_by_part"][row.index] = "; ".join(f"{name} {ms:.4g}" for name, ms in answer.parts_ms.items())
 
 
-def _open_load(work: Workload) -> OpenLoad:
+def _open_load(work: Workload, ran: bool = False) -> OpenLoad:
     assert work.rate_rps is not None
-    return OpenLoad(work.shape, work.drawn, work.longest_tokens, work.rate_rps, work.requests)
+    return OpenLoad(work.shape, work.drawn, work.longest_tokens, work.rate_rps, work.requests, ran)
 
 
 def _write(

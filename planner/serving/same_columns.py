@@ -27,7 +27,7 @@ MTP = "mtp"
 """Column of how many tokens a model drafts a step, or whether it does."""
 
 SAME = 0.01
-"""Share by which two numbers may differ that mean the same."""
+"""Share by which two numbers may differ that mean the same, asked or measured."""
 
 
 def columns_read(table: pd.DataFrame, known: Collection[str]) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:

@@ -86,7 +86,7 @@ def test_a_table_is_predicted_with_the_types_of_its_own_stores(slow: ProfileStor
     assert "'Zeta' is not known" in predict(table)["error"][0]
 
 
-@pytest.mark.parametrize(("cluster", "joined_by"), [("8xL40S", "pcie"), ("1xg6e.48xlarge", "pcie-host")])
+@pytest.mark.parametrize(("cluster", "joined_by"), [("8xL40S", "pcie"), ("1xg6e.48xlarge", "pcie-virtual")])
 def test_a_plan_says_what_joins_the_gpus_of_its_nodes(bare: ProfileStore, cluster: str, joined_by: str) -> None:
     request = {**REQUEST, "model": "Qwen/Qwen3-32B", "cluster": cluster, "disaggregation": "never"}
     made = plan(request, store=bare)

@@ -58,7 +58,8 @@ def fold(name: str) -> str:
 
 PROMISED = """
     V100-SXM T4 A10 A10G A30 A40 L4 L20 L40 L40S RTX-3090 RTX-4090 RTX-4090D RTX-5090 RTX-A6000 RTX-4000-Ada
-    RTX-6000-Ada RTX-PRO-6000 A100-SXM-80GB A100-SXM-40GB A100-PCIe-80GB A100-PCIe-40GB A800-SXM-80GB A800-PCIe-80GB
+    RTX-6000-Ada RTX-PRO-6000 RTX-PRO-6000-Workstation RTX-PRO-6000-Max-Q
+    A100-SXM-80GB A100-SXM-40GB A100-PCIe-80GB A100-PCIe-40GB A800-SXM-80GB A800-PCIe-80GB
     H100-SXM H100-SXM-96GB-HBM2e H100-PCIe H100-NVL H800-SXM H800-PCIe H20 H20-3e H200 H200-NVL GH200
     B200 B300 GB200 GB300 GB10 MI250X MI300X MI308X MI325X MI350X MI355X Gaudi-3
 """
@@ -196,14 +197,14 @@ def test_nodes_name_gpus_and_fabrics_that_exist() -> None:
 
 def test_pcie_boxes_have_a_law_and_wider_intervals_and_switched_ones_have_not() -> None:
     for topology in hardware.topologies().values():
-        through_pcie = topology.name in {"pcie", "pcie-host", "nvlink-pairs"}
+        through_pcie = topology.name in {"pcie", "pcie-host", "pcie-virtual", "nvlink-pairs"}
         assert (topology.bus_share is not None) == (topology.spread > 0) == through_pcie
         assert all(0 < share < 1 for share in (topology.bus_share or {}).values())
     for node in hardware.nodes().values():
         gpu = hardware.find_gpu(node.gpu)
         if node.joined_by in {"nvswitch", "nvlink"}:
             assert gpu.scale_up_link == "nvlink"
-        if node.joined_by in {"pcie", "pcie-host"}:
+        if node.joined_by in {"pcie", "pcie-host", "pcie-virtual"}:
             assert gpu.scale_up_link == "pcie"
         if node.joined_by == "nvlink-pairs":
             assert gpu.bridge_bytes_per_s is not None

@@ -117,8 +117,15 @@ def _policies(plan: PowerPlan, out: Console) -> None:
             out.print(Text(f"  {_POLICY[each.name]}: {_capped(level)}{when}", style="dim"))
 
 
+def _clock(each: ClassClock) -> str:
+    """Of each kind of server, where a row has several types of GPUs."""
+    if each.clock_mhz is None:
+        return "–"
+    return " / ".join(f"{known.clock_mhz:,}" for known in each.by_kind) or f"{each.clock_mhz:,}"
+
+
 def _capped(level: CapLevel) -> str:
-    said = [f"{_class(each)} at most {each.clock_mhz:,} MHz" for each in level.clocks if each.clock_mhz is not None]
+    said = [f"{_class(each)} at most {_clock(each)} MHz" for each in level.clocks if each.clock_mhz is not None]
     return ", ".join(said) or "no clocks"
 
 
@@ -151,10 +158,13 @@ def _levels(plan: PowerPlan, out: Console) -> None:
         grid.add_row(
             str(level.level),
             *ends,
-            *("–" if each.clock_mhz is None else f"{each.clock_mhz:,}" for each in level.clocks),
+            *(_clock(each) for each in level.clocks),
             f"{level.time_share:.2%}",
         )
     indented(out, grid)
+    kinds = next((each.by_kind for level in plan.decision.levels for each in level.clocks if each.by_kind), ())
+    if kinds:
+        out.print(Text(f"  MHz of {' / '.join(each.kind for each in kinds)}", style="dim"))
     waits = plan.request.control.brake_on == "breaker"
     brake = "where a breaker asks for it" if waits else f"above {plan.decision.brake_above:.0%}"
     said = "a reading above “above” calls for the level, one below “below” leaves it; "

@@ -48,6 +48,9 @@ SETTLED = 0.4  # share of the requests after which the engine counts as filled u
 TOLD = (0.5, 0.99)
 """Percentiles that are told."""
 
+LEFT_POINTS = 513
+"""Times at which it is asked whether all requests are answered."""
+
 
 @dataclass(frozen=True)
 class OpenLoad:
@@ -58,6 +61,8 @@ class OpenLoad:
         drawn: prompt and output lengths of so many requests, shape [n] each.
         longest_tokens: of a request, prompt and output.
         requests: how many to send; None: as many as it takes.
+        ran: a run of just so many ``requests`` is told of, all of which its client counted, be the engine keeping up or
+            not; else what they see who come once it has filled up.
     """
 
     shape: RequestShape
@@ -65,6 +70,17 @@ class OpenLoad:
     longest_tokens: int
     rate_rps: float
     requests: int | None = None
+    ran: bool = False
+
+    @property
+    def settling(self) -> float:
+        """Share of the requests that are not counted, because they came while the engine filled up."""
+        return 0.0 if self.whole else SETTLED
+
+    @property
+    def whole(self) -> bool:
+        """Whether all requests are counted, and there are no others."""
+        return self.ran and self.requests is not None
 
 
 def engines_of(
@@ -135,24 +151,27 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     engines = engines_of(served, layout, load, kv_tokens, started)
     outcome, holds = played(engines["value"], load)
     count = len(outcome)
-    if not holds:
+    if not holds and not load.whole:
         raise TooFast(
             f"rate: {rate_rps:g} requests/s is more than this engine serves (about {outcome.rate_rps:.3g})",
             "lower the rate, or use more or larger engines",
         )
-    warm = outcome.trimmed(SETTLED, 0.0)
+    warm = outcome.trimmed(load.settling, 0.0)
     if load.requests is None and _unsure(warm, rate_rps):
         count = MANY
         warm = simulate(engines["value"], requests_at(*load.drawn(count), rate_rps, seed=0)).trimmed(SETTLED, 0.0)
     calibration = served.calibration
-    in_flight = rate_rps * warm.mean_us("e2e") / 1e6
+    in_flight = (len(outcome) / outcome.span_s if load.whole else rate_rps) * warm.mean_us("e2e") / 1e6
     tpot = 0.0 if load.shape.osl == 1 else warm.mean_us("tpot")  # an answer of one token has none
     prompt, users = np.array([float(shape.isl)]), np.array([in_flight])
     coming, outputs = np.array([rate_rps / 1e6]), float(shape.osl)
     front = calibration.front_us(prompt, users, np.array([tpot]), layout.dp, outputs, coming_per_us=coming)[0]
     fronts = {end: front * factor for end, factor in calibration.front_ends.items()}
     requests = requests_at(*load.drawn(count), rate_rps, seed=0)
-    seen = {"value": warm} | {end: once_settled(simulate(engines[end], requests), SETTLED) for end in ENDS}
+    seen: dict[End, Outcome] = {"value": warm}
+    for end in ENDS:
+        seen[end] = once_settled(simulate(engines[end], requests), load.settling)
+    sees = count if load.whole else LONG
     steps, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
     plain = steps.take(np.zeros(1, np.int64)).latency
     how, inside = plain.how, plain.inside
@@ -173,7 +192,7 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
             if p is not None and between_modes(warm, metric, p):  # the higher one, as long as it may be
                 p = min(p + share_error(warm, metric, p), 1.0)
             value, low, high = (
-                np.array([over_us(seen[end], metric, p, LONG) + before[end]]) for end in ("value", *ENDS)
+                np.array([over_us(seen[end], metric, p, sees) + before[end]]) for end in ("value", *ENDS)
             )
             return Estimates(value, np.minimum(low, value), np.maximum(high, value), how, inside)
 
@@ -189,10 +208,10 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         Estimates.exact(np.array([rate_rps * shape.osl])),
         watts,
         np.array([shape.isl / shape.osl]),
-        falls_behind=np.array([not keeps_up(seen["high"])]),
+        falls_behind=np.array([not load.whole and not keeps_up(seen["high"])]),
         tpot_parts=_tpot_parts(steps, tpot, (1 + engines["value"].draft_share) / shape.tokens_per_step),
         ttft_parts=_ttft_parts(float(steps.latency.value[1]) * chunks, warm.mean_us("ttft"), float(front)),
-        counted_tokens_per_s=None if load.requests is None else counted(load, warm.mean_us("e2e")),
+        counted_tokens_per_s=None if load.requests is None else counted(load, seen),
     )
 
 
@@ -214,13 +233,35 @@ def _ttft_parts(own_us: float, engine_us: float, front_us: float) -> dict[str, F
     return {name: np.array([us]) for name, us in parts.items()}
 
 
-def counted(load: OpenLoad, e2e_us: float) -> Estimates:
+def counted(load: OpenLoad, seen: Mapping[End, Outcome]) -> Estimates:
     """Output tokens/s ([1]) that a client reports of ``load.requests``: over its time from the first request to the
-    last answer. Gaps at random, n of them, sum to n ÷ rate · (1 ± 1/√n)."""
+    last answer. Gaps at random, n of them, sum to n ÷ rate · (1 ± 1/√n); the last answer is the latest of
+    all, which is seldom that of the last request where a few are long.
+
+    Args:
+        seen: by requests like those, with steps as they are told and at both ends of their interval.
+    """
     assert load.requests is not None
     sending = load.requests / load.rate_rps * (1 + SIGMAS / math.sqrt(load.requests) * np.array([0.0, 1.0, -1.0]))
-    value, low, high = (load.requests * load.shape.osl / (sending + e2e_us / 1e6))[:, None]
-    return replace(Estimates.exact(value), low=low, high=high)
+    seconds = sending + _left_us(load, seen["value"].of("e2e")) / 1e6
+    if load.whole and not keeps_up(seen["value"]):  # the queue is what is left
+        seconds = np.array([seen[end].span_s for end in ("value", "high", "low")])
+    value, low, high = (load.requests * load.shape.osl / seconds)[:, None]
+    return replace(Estimates.exact(value), low=np.minimum(low, value), high=np.maximum(high, value))
+
+
+def _left_us(load: OpenLoad, e2e_us: Floats) -> Floats:
+    """What is left after the last request is sent until all are answered: its mean and the ends of its 80 % interval,
+    the later first. It is over by t where the last is answered within t, the one before within t and a gap, and so on.
+    """
+    assert load.requests is not None
+    gap_us, longest = 1e6 / load.rate_rps, float(e2e_us.max())
+    left = np.linspace(0.0, longest, LEFT_POINTS)
+    sent_before = gap_us * np.arange(min(load.requests, math.ceil(longest / gap_us) + 1))
+    answered = np.searchsorted(np.sort(e2e_us), left[:, None] + sent_before, side="right") / len(e2e_us)
+    over = answered.prod(axis=1)
+    late, early = left[np.searchsorted(over, (0.9, 0.1))]
+    return np.array([float(np.trapezoid(1 - over, left)), late, early])
 
 
 def _unsure(warm: Outcome, rate_rps: float) -> bool:

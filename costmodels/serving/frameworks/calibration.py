@@ -33,12 +33,11 @@ attention's models), the first request of each client waits longer by ``first`` 
 times as long, 1 to 12). It is in the means of runs that begin with an engine just started, as those of the public
 campaigns do, and in no median of theirs; engines of plans, and of rows that do not say otherwise, are warm.
 
-Effects are logarithms, partially pooled: vendor, generation, GPU type and model (by shape) over all frameworks; GPU
-type, model in a precision and campaign within one; a trend of all releases (they get faster); and over time a process
-that remembers half a year: a release has its own offset, drawn to its neighbours'. A stranger's run is predicted with
-half of the effects of the campaign with most runs. Written by ``plan calibrate`` and
-``python -m tests.benchmarks.silicon calibrate`` (the same code), which hold out models, GPU types, laboratories and
-dates.
+Effects are logarithms, partially pooled: vendor and model (by shape) over all frameworks; generation, GPU type, model
+in a precision and campaign within one; a trend of all releases; and over time a process that remembers half a year: a
+release's offset is drawn to its neighbours'. Strangers are told half of the largest campaign's effects. Written by
+``plan calibrate`` and ``python -m tests.benchmarks.silicon calibrate`` (the same code), which hold out models, GPU
+types, laboratories and dates.
 """
 
 from __future__ import annotations
@@ -55,7 +54,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.registry import families
-from costmodels.serving.frameworks.facts import Drift
 from profiles.hardware import Gpu
 from profiles.shipped import shipped
 
@@ -184,6 +182,11 @@ class Effects(BaseModel):
             return self.gpus[gpu]
         return self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
 
+    @property
+    def days(self) -> list[dt.date]:
+        """Of the releases that runs are of."""
+        return [each.day for dated in self.releases.values() for each in dated]
+
     def released(self, gpu: tuple[str, str], day: dt.date | None) -> Effect:
         """Of a release, on a GPU type or on its generation (names)."""
         dated = next((self.releases[name] for name in gpu if name in self.releases), ())
@@ -291,13 +294,6 @@ class Calibration(BaseModel):
         front end and one with slow ones lie as many runs as between the ends of an interval."""
         return {"value": 1.0, "low": math.exp(min(self.front.low, 0.0)), "high": math.exp(max(self.front.high, 0.0))}
 
-    def drifted(self, drift: Drift, times: int) -> Calibration:
-        """The same constants, less sure by ``drift``, so many times over (independent errors)."""
-        if times == 0:
-            return self
-        spreads = {name: getattr(self, name).drifted(math.sqrt(times) * getattr(drift, name)) for name in LATENCIES}
-        return self.model_copy(update=spreads)
-
     def widened(self, widths: HalfWidths) -> Calibration:
         """The same constants, less sure by ``widths``."""
         return self.model_copy(update={name: getattr(self, name).drifted(getattr(widths, name)) for name in LATENCIES})
@@ -316,9 +312,8 @@ class Calibration(BaseModel):
         own = self.on_gpus.get(gpu.name)
         out = self if own is None else self.model_copy(update={name: getattr(own, name) for name in LATENCIES})
         at = MODEL_KINDS.index(slow.kind)
-        out = out.model_copy(
-            update={name: getattr(out, name).scaled(factors[at]) for name, factors in self.of_kind.items()}
-        )
+        kinds = {name: getattr(out, name).scaled(factors[at]) for name, factors in self.of_kind.items()}
+        out = out.model_copy(update=kinds)
         unknown = self.unknown_of_kind.get(slow.kind, {})
         if self.rows and gpu.name not in self.on_gpus:
             out = out.widened(unknown.get("gpu", self.unknown_gpu))
@@ -329,7 +324,7 @@ class Calibration(BaseModel):
             effect = effect + Effect(prompts=math.log(gpu.lasting_load.factor))
         sampled = 0.0 if greedy else self.sampled_us_per_sequence
         blocks = self.block_experts_us_per_layer if slow.block_experts else 0.0
-        first_us = self.first_us if slow.compiled else 0.0
+        first_us = self.first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0)
         return out.model_copy(
             update={
                 "effect": effect,
@@ -337,7 +332,7 @@ class Calibration(BaseModel):
                 "drafting_us": slow.drafting_us,
                 "launching_us": slow.launching_us,
                 "first_full_us": slow.full_us,
-                "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
+                "first_us": first_us if slow.compiled else 0.0,
                 "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
                 "request_us": self.request_us + self.request_us_per_expert_layer * slow.launched,
@@ -362,10 +357,13 @@ class Calibration(BaseModel):
     def host_us(self, layers: Floats | int, sequences: Ints, prompts: Ints) -> Floats:
         """The host's share of each step, shape [n]; at least zero."""
         plain = self.step_us + layers * self.step_us_per_layer
-        first = self.prompt_step_us + layers * self.prompt_step_us_per_layer
-        own = self.scale(prompts) * (plain + np.where(np.asarray(prompts) > 0, first, 0.0))
-        beside = layers * self.effect.layer_us + sequences * self.step_us_per_sequence
-        return np.asarray(np.maximum(own + beside, 0.0), dtype=np.float64)
+        first = np.where(np.asarray(prompts) > 0, self.prompt_step_us + layers * self.prompt_step_us_per_layer, 0.0)
+        own = self.scale(prompts) * (plain + first)
+        return np.maximum(own + self.beside_us(layers, sequences), 0.0)
+
+    def beside_us(self, layers: Floats | int, sequences: Ints) -> Floats:
+        """What of it comes beside launching the kernels of a step, shape [n]."""
+        return np.asarray(layers * self.effect.layer_us + sequences * self.step_us_per_sequence)
 
     def front_us(
         self,
@@ -403,8 +401,7 @@ class Calibration(BaseModel):
     def tokens_per_step(self, drafted: Ints) -> Floats:
         """Tokens that a decode step yields when ``drafted`` are drafted: 1 + a + a² + …"""
         a = self.acceptance
-        tokens: Floats = np.asarray((1 - a ** (np.asarray(drafted) + 1.0)) / (1 - a), dtype=np.float64)
-        return tokens
+        return np.asarray((1 - a ** (np.asarray(drafted) + 1.0)) / (1 - a), dtype=np.float64)
 
 
 def steps_to_gather(ranks: Ints | int, concurrency: Floats, outputs: Floats | float) -> Floats:

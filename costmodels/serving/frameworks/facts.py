@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -80,6 +81,7 @@ class Parallelism(Facts):
         overlaps: what may hide an exchange.
         copies_need_balancer: whether copies of experts are refused without a balancer.
         dispatch_tokens: most tokens of a GPU that low-latency buffers are made for: when nothing is said, and at most.
+        buffers_of_step_from: the first release that makes them for as many tokens as a step may have; "": none does.
         whole_experts: types of models whose experts are shared out over all GPUs of a stage or none, though those of
             others need not be.
         drafts_in_stages: whether engines that answer draft where they have several pipeline stages.
@@ -93,6 +95,7 @@ class Parallelism(Facts):
     overlaps: tuple[str, ...] = ()
     copies_need_balancer: bool = False
     dispatch_tokens: tuple[int, int] = (128, 1024)
+    buffers_of_step_from: str = ""
     whole_experts: tuple[str, ...] = ()
     drafts_in_stages: bool = True
 
@@ -335,13 +338,26 @@ class MemoryBudget(Facts):
     logged_tokens: Literal["pages", "requests", "plain"]
 
 
-class Drift(Facts):
-    """How far runs of a release lie from those of others: half-widths of log(measured ÷ predicted) that 80 % stay
-    within, added to the intervals of a release from which the constants have no runs."""
+class DriftWidths(Facts):
+    """Half-widths of log(measured ÷ predicted) that 80 % of runs stay within."""
 
     ttft: float = Field(ge=0)
     tpot: float = Field(ge=0)
     e2e: float = Field(ge=0)
+
+
+class Drift(DriftWidths):
+    """How far runs of a release lie from those of others, which is added to the intervals of one from which the
+    constants have no runs: once, and beside it by the root of the months to the nearest release that they have runs of
+    (each month adds an independent error), as ``monthly`` has it by the GPU's vendor, or ``earlier`` than all runs."""
+
+    monthly: dict[str, DriftWidths]
+
+    def width(self, latency: str, times: int, months: float, walk: str) -> float:
+        """The half-width that is added: so many ``times`` that of a release, and of months as of ``walk``."""
+        worst = max(self.monthly.values(), key=lambda each: each.tpot)
+        monthly = getattr(self.monthly.get(walk, worst), latency)
+        return math.sqrt(times * getattr(self, latency) ** 2 + months * monthly**2)
 
 
 class CommandLine(Facts):
@@ -379,6 +395,14 @@ class Switch(Facts):
     within: str | None = None
 
 
+class TimedBeside(Facts):
+    """A kernel that rows of products time with each: µs of its launch, and bytes that it moves of an element of the
+    activations."""
+
+    launch_us: float
+    bytes_per_element: float
+
+
 class StandIn(Facts):
     """Which measured rows speak for an operation in a precision, where a framework runs it by default otherwise than
     the pack timed it under its name."""
@@ -388,12 +412,19 @@ class StandIn(Facts):
     from_capability: float = 0.0  # CUDA compute capability from which it holds
     below_capability: float | None = None  # … and below which
     from_release: str = ""  # of the framework, from which it holds; "": all
+    before_release: str = ""  # … and before which
     one_attention_replica: bool = False  # holds for engines whose attention is not data parallel alone
     of_busiest: bool = False  # rows of experts that are shared out time the GPU with most tokens
     measured_as: str
     measured_under: str
+    beside: TimedBeside | None = None  # what its rows time, too
     why: str
     source: str
+
+    def holds_at(self, release: Release) -> bool:
+        early = self.from_release and release.older_than(self.from_release)
+        late = self.before_release and not release.older_than(self.before_release)
+        return not (early or late)
 
     def holds_on(self, gpu: Gpu) -> bool:
         capability = gpu.compute_capability or 0.0

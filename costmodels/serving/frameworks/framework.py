@@ -12,7 +12,7 @@ from packaging.version import Version
 from pydantic import Field
 
 from costmodels.models.precision import Precision, missing_hardware, without_tensor_cores
-from costmodels.serving.frameworks.calibration import Calibration, calibrations
+from costmodels.serving.frameworks.calibration import LATENCIES, Calibration, HalfWidths, calibrations
 from costmodels.serving.frameworks.connector import KvConnector
 from costmodels.serving.frameworks.facts import (
     Capabilities,
@@ -47,6 +47,8 @@ _NOTHING_SAID = ("off", "none")
 """Words of a switch that is off, which say nothing against another."""
 
 _LONGEST_RELEASE = 200  # characters: the name of an image and its tag
+
+DAYS_OF_MONTH = 30.44
 
 PREDICTED = ("limits", "memory", "scheduler", "overheads")
 """Those that a prediction rests on: it says of which releases they are."""
@@ -97,20 +99,33 @@ class Framework(Facts):
         return f"{self.full_name} {self.release.version}"
 
     @property
+    def buffers_of_step(self) -> bool:
+        """Whether low-latency buffers hold as many tokens as a step may have, whatever else is said."""
+        since = self.parallelism.buffers_of_step_from
+        return bool(since) and not self.release.older_than(since)
+
+    @property
     def calibration(self) -> Calibration:
         """What its engine takes beyond its kernels. A release without runs is less sure, one that nobody lists still
         less."""
         return self.less_sure(self.fitted)
 
-    def less_sure(self, calibration: Calibration) -> Calibration:
-        """``calibration`` as sure as the release allows. Among releases that runs are of, a candidate or a post-release
-        is as sure as those that are listed; builds of somebody's own are not."""
+    def less_sure(self, calibration: Calibration, vendor: str = "nvidia") -> Calibration:
+        """``calibration`` as sure as the release allows on GPUs of a vendor. Among releases that runs are of, a
+        candidate or a post-release is as sure as those that are listed; builds of somebody's own are not."""
         basis, version = self.basis("overheads"), Version(self.release.version)
         last = Version(basis.release).release
         between = (version.is_prerelease or version.is_postrelease) and version.release[: len(last)] <= last
         alike = basis.own and between and not (version.is_devrelease or version.local)
         away = (not basis.own) + (not self.listed and not alike)
-        return calibration.drifted(self.overheads, away)
+        if away == 0:
+            return calibration
+        days, day = calibration.effects.days, self.nearest.date
+        before, after = ((min(days) - day).days, (day - max(days)).days) if days and day is not None else (0, 0)
+        months, walk = max(before, after, 0) / DAYS_OF_MONTH, "earlier" if before > 0 else vendor
+        return calibration.widened(
+            HalfWidths(**{name: self.overheads.width(name, away, months, walk) for name in LATENCIES})
+        )
 
     def at(self, release: str) -> Framework:
         """The framework at another release: a version, a series (its newest) or a month.
@@ -182,12 +197,13 @@ class Framework(Facts):
         """``given`` with the framework's own words replaced by ours.
 
         Raises:
-            InputError: two words for one thing; a word of all replicas where there are several.
+            InputError: two words for one thing that say different things; a word of all replicas where there are
+                several.
         """
         out: dict[str, T] = {}
         for word, value in given.items():
             ours = self.words.get(word, word)
-            if ours in out or (ours != word and ours in given):
+            if str(out.get(ours, given.get(ours, value))) != str(value):
                 raise InputError(f"{word}: {ours} is given too", "give one of them")
             if word in self.words_of_all_replicas and str(given.get("dp") or given.get("dp_size") or 1) != "1":
                 raise InputError(
@@ -310,11 +326,7 @@ class FrameworkFile(Facts):
             nearest=chosen.nearest,
             listed=chosen.listed,
             note=chosen.note,
-            stand_ins=tuple(
-                each
-                for each in self.stand_ins
-                if not (each.from_release and chosen.release.older_than(each.from_release))
-            ),
+            stand_ins=tuple(each for each in self.stand_ins if each.holds_at(chosen.release)),
             words=self.words,
             words_of_all_replicas=self.words_of_all_replicas,
             switches=self.switches,

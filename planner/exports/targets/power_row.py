@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from planner.exports.target import Target
+from planner.power.alerts import prometheus
 from planner.power.document import PowerPlan
-from planner.power.exports import cannot, dynamo_power, first_patch, first_words, nvidia_smi, prometheus
+from planner.power.exports import dynamo_power, first_folder, first_patch, first_words, nvidia_smi
+from planner.power.parts import cannot
 
 
 class _OfPower(Target):
@@ -22,8 +24,6 @@ class _OfPower(Target):
 
     @property
     def otherwise(self) -> str:
-        if self.plan.decision.levels:
-            return "plan a row of one type of GPU"
         return "nothing has to be set: no policy with caps holds more servers under these promises"
 
 
@@ -37,7 +37,8 @@ class NvidiaSmi(_OfPower):
         return nvidia_smi(self.plan)
 
     def steps(self, folder: Path) -> tuple[str, ...]:
-        return (f"{folder / 'apply.sh'} {first_words(self.plan)}", f"{folder / 'rollback.sh'}")
+        own = folder / first_folder(self.plan)
+        return (f"{own / 'apply.sh'} {first_words(self.plan)}", f"{own / 'rollback.sh'}")
 
 
 class PrometheusRules(_OfPower):
@@ -45,6 +46,10 @@ class PrometheusRules(_OfPower):
     writes = "recording and alert rules on the metrics of dcgm-exporter"
     release = "2"
     rung = 2
+
+    def cannot(self) -> str | None:
+        """A row without caps is watched all the same."""
+        return None
 
     def files(self) -> dict[str, str]:
         return prometheus(self.plan)

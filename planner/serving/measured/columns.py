@@ -16,6 +16,7 @@ from planner.contract.words import cell, columns_of, folded, words
 from planner.serving.gpu_words import gpus_counted
 from planner.serving.harness_words import is_inferencex
 from planner.serving.measured.units import units_told, without_commas
+from planner.serving.same_columns import SAME
 from profiles.errors import InputError
 from profiles.values import number, shown
 
@@ -187,13 +188,9 @@ def _between(column: str) -> str:
     return re.sub(r"itl", "tpot", re.sub(r"tpot", "all_tokens", column, flags=re.IGNORECASE), flags=re.IGNORECASE)
 
 
-SAME = 0.01
-"""Share by which two columns of one quantity may differ (``p50_ttft_ms`` beside ``median_ttft_ms``)."""
-
-
 def _one(columns: list[tuple[str, Floats]], unread: Counter[str]) -> Floats:
-    """The values of the first of several columns of one quantity, and where it is blank of the next; none of a row in
-    which they differ, which is counted in ``unread``."""
+    """The values of the first of several columns of one quantity (``p50_ttft_ms``, ``median_ttft_ms``), and where it is
+    blank of the next; none of a row in which they differ, which is counted in ``unread``."""
     first, out = columns[0]
     for other, values in columns[1:]:
         differ = np.isfinite(out) & np.isfinite(values) & ~np.isclose(out, values, rtol=SAME)

@@ -66,6 +66,8 @@ def test_between_two_near_rows_of_a_curve_lies_a_line() -> None:
     curves = Curves(np.array(keys, np.uint64), size, np.array([100.0, 200.0, 900.0, 5.0, 5.0]))
     asked = np.array([7, 7, 7, 7, 9, 8, 6], np.uint64), np.array([12, 15, 32, 128, 12, 4, 12])
     assert np.allclose(curves.between(*asked, np.full(7, 1.0)), [150, 187.5, 1, 1, 1, 1, 1])
+    farther = Curves(np.array(keys, np.uint64), size, np.array([100.0, 200.0, 900.0, 5.0, 5.0]), apart=4)
+    assert farther.between(*(each[2:3] for each in asked), np.ones(1)) == pytest.approx(200 + 700 / 3)
 
 
 def test_experts_do_not_leap_beside_their_own_rows() -> None:

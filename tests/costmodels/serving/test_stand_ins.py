@@ -134,3 +134,20 @@ def test_releases_of_one_process_take_more_of_each_running_sequence(bare: Callab
     ]
     assert took[0] > took[1] + 50
     assert took[1] == took[2]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "release", "measured_as"),
+    [
+        ("H100", "0.10.2", "int4"),
+        ("H200", "0.11.0", "int4"),
+        ("H100", "0.11.1", None),
+        ("A100", "0.11.0", None),
+        ("B200", "0.11.0", "mxfp4_fp8"),
+    ],
+)
+def test_hopper_ran_marlin_for_mxfp4_before_triton_kernels_came_with_vllm(
+    gpu: str, release: str, measured_as: str | None
+) -> None:
+    found = find_framework(f"vllm@{release}").stand_in("moe", find_gpu(gpu), "mxfp4")
+    assert (found and found.measured_as) == measured_as

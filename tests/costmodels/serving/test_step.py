@@ -11,7 +11,7 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
-from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Spread
+from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Effect, Spread
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.step import StepTimes, step_times
@@ -64,6 +64,14 @@ def test_a_step_with_prompts_ends_no_earlier_than_its_kernels_are_launched(roofl
     np.testing.assert_allclose(np.sum(list(late.parts.values()), axis=0), late.latency.value)
     np.testing.assert_allclose(took(512, 10.0).latency.value, plain.latency.value, rtol=1e-3)
     np.testing.assert_array_equal(took(0, 1e6).latency.value, took(0, 0.0).latency.value)
+
+
+def test_what_comes_beside_launching_is_added_to_it(roofline_cost: CostModel) -> None:
+    late = NEUTRAL.model_copy(update={"launching_us": 1e6})
+    slower = late.model_copy(update={"effect": Effect(layer_us=100.0)})
+    got = [step(roofline_cost, "Qwen3-235B-A22B", LAYOUTS[:3], chunk=512, calibration=each) for each in (late, slower)]
+    layers = find_architecture("Qwen3-235B-A22B").layers
+    np.testing.assert_allclose(got[1].latency.value - got[0].latency.value, 100.0 * layers)
 
 
 def test_a_step_is_never_faster_than_its_roofline(roofline_cost: CostModel) -> None:

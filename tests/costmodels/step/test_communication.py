@@ -182,7 +182,9 @@ def test_boxes_with_pcie_differ_in_their_intervals_and_without_peer_access_in_th
     assert host.value[0] / plain[0] < 1.1  # small ones: as long as before
 
 
-@pytest.mark.parametrize(("name", "rate"), [("pcie", 0.38 * 32e9), ("pcie-host", 0.09 * 32e9)])
+@pytest.mark.parametrize(
+    ("name", "rate"), [("pcie", 0.38 * 32e9), ("pcie-host", 0.20 * 32e9), ("pcie-virtual", 0.09 * 32e9)]
+)
 def test_rows_of_switches_do_not_answer_for_pcie(name: str, rate: float) -> None:
     got = in_box(name, "RTX-4090", 8, measured=False)
     assert SIZES[-1] * 2 * 7 / 8 / got.value[-1] * 1e6 == pytest.approx(rate, rel=0.01)
@@ -205,7 +207,7 @@ def test_the_usual_node_of_a_gpu_decides(synthetic_store: ProfileStore, gpu: str
     got = times(cost, "all_reduce", SIZES, 8)
     bare = cost.estimate("collective", questions(8))
     assert np.array_equal(got.value, bare.value) == switched
-    named = times(cost, "all_reduce", SIZES, 8, Network(8, IB, topologies()["pcie-host"]))
+    named = times(cost, "all_reduce", SIZES, 8, Network(8, IB, topologies()["pcie-virtual"]))
     assert (named.value > bare.value).all()  # what the network says goes first
 
 
@@ -223,7 +225,7 @@ def test_what_was_measured_on_ones_own_box_is_not_corrected(synthetic_store: Pro
 def test_l40s_rows_of_a_box_without_peer_access_do_not_answer_for_every_l40s() -> None:
     pack = shipped_pack()
     (box,) = unlike_boxes(pack.manifest.name, "collective", SHIPPED)
-    assert (box.gpu, box.num_gpus, box.joined_by) == ("L40S", (4, 8), "pcie-host")
+    assert (box.gpu, box.num_gpus, box.joined_by) == ("L40S", (4, 8), "pcie-virtual")
     assert box.joined_by in topologies()
     hardware = hardware_of(pack, "collective")
     whole = load_rows(pack, "collective", "vllm", hardware)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from planner.kinds import example
-from planner.power.document import CapLevel, ClassClock, PowerPlan, parse_power_plan
+from planner.power.document import CapLevel, ClassClock, KindClock, PowerPlan, parse_power_plan
 from planner.power.exports import ANNOTATION, files
 from planner.power.request import SupplyNode
 from profiles.errors import Unsupported
@@ -212,6 +212,8 @@ def test_a_plan_without_levels_is_not_exported() -> None:
     for target in ("nvidia-smi", "dynamo-power"):
         with pytest.raises(Unsupported, match="no levels of caps"):
             files(bare, target)
+    rules = yaml.safe_load(files(bare, "prometheus")["rules.yaml"])["groups"][0]["rules"]
+    assert {each["alert"] for each in rules if "alert" in each} == {"RowPowerAboveBudget", "RowPowerReadingsLost"}
 
 
 def test_rules_go_by_the_node_that_is_nearest_to_its_budget(plan: PowerPlan) -> None:
@@ -248,3 +250,49 @@ def test_decode_alone_is_capped_on_the_gpus_that_are_named(plan: PowerPlan, fold
     code, _, calls = run(folder, "apply.sh", "1", "lp-decode", "--gpus", "0,1", "--apply")
     assert code == 0
     assert calls == ["--id=0,1 --lock-gpu-clocks=210,1110"]
+
+
+@pytest.fixture
+def mixed(plan: PowerPlan) -> PowerPlan:
+    """A row of A100s and of H100s beside them."""
+
+    def clock(each: ClassClock) -> ClassClock:
+        if each.clock_mhz is None:
+            return each
+        own = KindClock(kind="dgx", clock_mhz=each.clock_mhz, gpu_watts=each.gpu_watts or 0)
+        other = KindClock(kind="h 100", clock_mhz=each.clock_mhz + 465, gpu_watts=600.0)
+        return each.model_copy(update={"by_kind": (own, other)})
+
+    levels = tuple(
+        level.model_copy(update={"clocks": tuple(map(clock, level.clocks))}) for level in plan.decision.levels
+    )
+    (can,) = plan.decision.settable
+    hot = {"gpu": "H100-SXM", "kinds": ("h 100",), "most_mhz": 1980, "most_watts": 700.0}
+    settable = (can.model_copy(update={"kinds": ("dgx",)}), can.model_copy(update=hot))
+    return plan.model_copy(
+        update={"decision": plan.decision.model_copy(update={"levels": levels, "settable": settable})}
+    )
+
+
+def test_each_type_of_gpu_has_scripts_of_its_own(mixed: PowerPlan, folder: Path) -> None:
+    written = files(mixed, "nvidia-smi")
+    other = next(name for name in written if name.endswith("/apply.sh") and not name.startswith("dgx/"))
+    assert {"dgx/apply.sh", "dgx/rollback.sh", "dgx/check.sh", "plan.json"} < set(written)
+    for name in ("dgx/apply.sh", other):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(written[name])
+    assert run(folder, "dgx/apply.sh", "2", "lp", "--apply")[2] == ["--lock-gpu-clocks=210,810"]
+    assert run(folder, other, "2", "lp", "--apply")[2] == ["--lock-gpu-clocks=210,1275"]
+    assert run(folder, other, "1", "hp", "--apply")[2] == ["--reset-gpu-clocks"]
+
+
+def test_each_type_of_gpu_has_alerts_and_annotations_of_its_own(mixed: PowerPlan) -> None:
+    rules = yaml.safe_load(files(mixed, "prometheus")["rules.yaml"])["groups"][0]["rules"]
+    alerts = [each for each in rules if each.get("alert") == "RowCapNotTaken" and each["labels"]["priority"] == "lp"]
+    assert [each["labels"]["kind"] for each in alerts] == ["dgx", "h 100"]
+    step = mixed.decision.settable[0].step_mhz
+    for each, mhz in zip(alerts, (810, 1275), strict=True):
+        assert f'kind="{each["labels"]["kind"]}"}}) > {mhz + step} and' in each["expr"]
+    patches = files(mixed, "dynamo-power")
+    (name,) = (each for each in patches if each.endswith("/level-2-lp.yaml") and not each.startswith("dgx/"))
+    assert yaml.safe_load(patches[name])["spec"]["template"]["metadata"]["annotations"][ANNOTATION] == "600"

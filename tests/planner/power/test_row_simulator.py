@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from planner.power import kernel
+from planner.power import arrays, readings
 from planner.power.policy import Policy, none, polca, static
 from planner.power.simulator import Outcome, RowModel, chance_of, held_for, simulate
 from planner.power.traffic import (
@@ -83,8 +82,8 @@ def test_a_stretch_is_that_part_of_its_day(row: RowModel) -> None:
 @pytest.mark.parametrize("policy", [FREE, none(), static((1305, 600)), polca(2, (1275, 1110), 1305)])
 def test_work_is_conserved_under_every_policy(row: RowModel, policy: Policy) -> None:
     totals = one(row.under(ReferenceLoad(0.3, row.load.bursts)), policy).totals  # type: ignore[union-attr]
-    assert totals[kernel.WORK_DONE] + totals[kernel.WORK_LEFT] == pytest.approx(totals[kernel.WORK_IN], rel=1e-9)
-    assert totals[kernel.TOKENS_DONE] + totals[kernel.TOKENS_LEFT] == pytest.approx(totals[kernel.TOKENS_IN], rel=1e-9)
+    assert totals[arrays.WORK_DONE] + totals[arrays.WORK_LEFT] == pytest.approx(totals[arrays.WORK_IN], rel=1e-9)
+    assert totals[arrays.TOKENS_DONE] + totals[arrays.TOKENS_LEFT] == pytest.approx(totals[arrays.TOKENS_IN], rel=1e-9)
 
 
 def test_power_lies_between_idle_and_all_at_work(row: RowModel) -> None:
@@ -175,7 +174,7 @@ def trips_after(load: float) -> int:
     loads, holds = (np.log(np.array(each)) for each in zip(*CURVE, strict=True))
     wear, seconds = 0.0, 0
     while wear < 1 - 1e-9 and seconds < 5000:
-        wear, seconds = kernel.worn(wear, load, loads, holds), seconds + 1
+        wear, seconds = readings.worn(wear, load, loads, holds), seconds + 1
     return seconds
 
 
@@ -191,10 +190,10 @@ def test_a_breaker_trips_when_its_curve_says() -> None:
 
 def test_a_breaker_cools_below_its_curve() -> None:
     loads, holds = (np.log(np.array(each)) for each in zip(*CURVE, strict=True))
-    hot = kernel.worn(0.0, 1.25, loads, holds)
+    hot = readings.worn(0.0, 1.25, loads, holds)
     assert hot == pytest.approx(1 / 60)
-    assert kernel.worn(hot, 1.0, loads, holds) == pytest.approx(1 / 60 - 1 / 600)
-    assert kernel.worn(0.0, 0.5, loads, holds) == 0
+    assert readings.worn(hot, 1.0, loads, holds) == pytest.approx(1 / 60 - 1 / 600)
+    assert readings.worn(0.0, 0.5, loads, holds) == 0
 
 
 def test_breakers_are_worn_by_what_their_node_draws(row: RowModel) -> None:
@@ -205,7 +204,7 @@ def test_breakers_are_worn_by_what_their_node_draws(row: RowModel) -> None:
     loads, holds = (np.log(np.array(each)) for each in zip(*CURVE, strict=True))
     wear, most = 0.0, 0.0
     for watts in worn.watts:
-        wear = kernel.worn(wear, watts / tight.budgets[0], loads, holds)
+        wear = readings.worn(wear, watts / tight.budgets[0], loads, holds)
         most = max(most, wear)
     assert most > 0
     assert worn.wear.max() == pytest.approx(most)
@@ -264,16 +263,9 @@ def test_one_clock_a_priority_is_that_of_both_roles(row: RowModel) -> None:
 def test_a_clock_of_decode_leaves_prefill_alone(row: RowModel) -> None:
     busy = apart(row.under(ReferenceLoad(0.4, row.load.bursts)))  # type: ignore[union-attr]
     free, decode, both = (one(busy, static(c)) for c in ((None,) * 4, (600, 600, None, None), (600,) * 4))
-    assert decode.totals[kernel.WORK_DONE] == pytest.approx(free.totals[kernel.WORK_DONE], rel=1e-3)
+    assert decode.totals[arrays.WORK_DONE] == pytest.approx(free.totals[arrays.WORK_DONE], rel=1e-3)
     assert np.median(free.latency_s) < np.median(decode.latency_s) < np.median(both.latency_s)
     assert both.watts.max() < decode.watts.max() < free.watts.max()
-
-
-def test_what_can_be_kept_nowhere_is_compiled_by_each_process() -> None:
-    """As on a read-only file system: numba keeps nothing of code that is in no file."""
-    made: dict[str, Any] = {}
-    exec("def twice(x):\n    return 2 * x", made)
-    assert kernel.compiled(made["twice"])(3) == 6
 
 
 def test_policies_share_what_the_row_is_supplied_with(row: RowModel) -> None:

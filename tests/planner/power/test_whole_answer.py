@@ -38,3 +38,9 @@ def test_every_policy_says_its_servers_and_clocks(monkeypatch: pytest.MonkeyPatc
     assert by["nameplate"].levels == by["none"].levels == ()
     assert {each.gpu for each in made.decision.settable} == {"A100-SXM-80GB", "H100-SXM"}
     assert "levels" not in by["none"].model_dump()
+    # Caps of today are as many MHz on both; those that are chosen as large a share of either's highest.
+    assert [(each.kind, each.clock_mhz) for each in always.clocks[1].by_kind] == [("a", 1275), ("h", 1275)]
+    lp = by["polca"].levels[0].clocks[1].by_kind
+    assert [(each.kind, each.clock_mhz) for each in lp] == [("a", 1275), ("h", 1785)]
+    assert [each.kinds for each in made.decision.settable] == [("a",), ("h",)]
+    assert any("commonest kind" in note for note in made.provenance.notes)

@@ -308,7 +308,8 @@ def test_results_of_inferencex_are_started_and_sent_as_it_does() -> None:
 
 
 def test_a_measured_rate_beyond_what_an_engine_serves_is_that_of_a_full_one() -> None:
-    run = {name: value for name, value in VLLM.items() if name != "max_concurrency"} | {"request_rate": "5000"}
+    run = {name: value for name, value in VLLM.items() if name not in ("max_concurrency", "num_prompts")}
+    run["request_rate"] = "5000"
     ran, asked = answered(run), predict(pd.DataFrame([run])).iloc[0]
     assert asked["error"].startswith("rate: 5000 requests/s is more than this engine serves")
     assert ran["error"] == ran["ttft_ms_mean"] == ran["e2e_ms_p99"] == ""
@@ -317,6 +318,17 @@ def test_a_measured_rate_beyond_what_an_engine_serves_is_that_of_a_full_one() ->
     assert float(ran["output_tokens_per_s_per_gpu"]) == pytest.approx(
         float(full["output_tokens_per_s_per_gpu"]), rel=0.1
     )
+
+
+def test_a_measured_rate_of_so_many_requests_is_that_run_whether_the_engine_keeps_up_or_not() -> None:
+    run = {name: value for name, value in VLLM.items() if name != "max_concurrency"} | {"request_rate": "5000"}
+    few, many = (answered({**run, "num_prompts": n}) for n in ("2000", "4000"))
+    assert few["error"] == many["error"] == ""
+    assert "predicted as full" not in few["note"]
+    assert 0 < float(few["ttft_ms_mean"]) < 0.7 * float(many["ttft_ms_mean"])
+    assert float(few["e2e_ms_low"]) < float(few["e2e_ms_mean"]) < float(few["e2e_ms_high"])
+    slow = predict(pd.DataFrame([{**run, "num_prompts": "2000"}])).iloc[0]
+    assert "is more than this engine serves" in slow["error"], "what was not measured is not said to run"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from planner.serving.memory_document import parse_memory_request
 from planner.serving.memory_table import ADDED, memory_table
 from profiles.errors import InputError
 
+CONTAINER_OF_VLLM = "vllm/vllm-openai:v0.11.0"
 GOOD = {"model": "Qwen/Qwen3-32B", "gpu": "H100", "framework": "vllm", "tp": "2"}
 
 
@@ -55,3 +56,21 @@ def test_tables_that_are_none_are_refused(table: pd.DataFrame, named: str) -> No
 def test_only_columns_are_added() -> None:
     table = rows({"remark": "mine"})
     assert list(memory_table(table).columns) == [*table.columns, *ADDED]
+
+
+def test_columns_of_one_meaning_are_read_together() -> None:
+    plain = memory_table(rows({}))
+    table = pd.DataFrame(
+        [{"model": GOOD["model"], "hardware": "8xH100", "system": "h100", "engine": "", "container": CONTAINER_OF_VLLM}]
+    ).assign(tp="2", tensor_parallel_size="2")
+    answer = memory_table(table).iloc[0]
+    assert answer["error"] == ""
+    assert "8xH100 is taken for the machine" in answer["note"]
+    assert answer["release"] == "0.11.0"
+    assert answer["weights_bytes"] == plain["weights_bytes"].iloc[0]
+
+
+def test_columns_of_one_meaning_that_contradict_each_other_refuse_their_row() -> None:
+    answer = memory_table(rows({"tensor_parallel_size": "4"}, {"tensor_parallel_size": "2"}))
+    assert "'2' and '4' contradict each other" in answer["error"].iloc[0]
+    assert answer["starts"].iloc[1] == "true"

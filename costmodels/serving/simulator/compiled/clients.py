@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from costmodels.serving.simulator.compiled.queues import compiled, drop, push, sift
+from costmodels.native.compiling import compiled
+from costmodels.serving.simulator.compiled.queues import drop, push, sift
 from costmodels.serving.simulator.compiled.state import (
     LEFT,
     NEXT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from costmodels.native.compiling import compiled
 from costmodels.serving.simulator.compiled.clients import next_us, pass_on, receive
 from costmodels.serving.simulator.compiled.pipeline import (
     enter,
@@ -13,7 +14,7 @@ from costmodels.serving.simulator.compiled.pipeline import (
     steps_to_end,
     take_free,
 )
-from costmodels.serving.simulator.compiled.queues import compiled, push
+from costmodels.serving.simulator.compiled.queues import push
 from costmodels.serving.simulator.compiled.rank import grow, land, schedule
 from costmodels.serving.simulator.compiled.state import (
     BUSY,

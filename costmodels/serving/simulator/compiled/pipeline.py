@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from costmodels.native.compiling import compiled
 from costmodels.serving.simulator.compiled.clients import next_us
-from costmodels.serving.simulator.compiled.queues import compiled
 from costmodels.serving.simulator.compiled.rank import decoded, grow
 from costmodels.serving.simulator.compiled.state import (
     BUSY,

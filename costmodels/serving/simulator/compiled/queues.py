@@ -2,30 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-from numba import njit
-
+from costmodels.native.compiling import compiled
 from costmodels.serving.simulator.compiled.state import Array, State
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-_PART: dict[str, Any] = {
-    "error_model": "numpy",
-    "forceinline": True,
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-    "_nrt": False,
-}
-"""Parts are copied into the loop: passing the state to them would count and copy arrays, at fifty times the cost."""
-
-
-def compiled(function: _Function) -> _Function:
-    """A part of the loop, which alone calls it. It allocates nothing."""
-    part: _Function = njit(**_PART)(function)
-    return part
 
 
 @compiled

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from costmodels.native.compiling import compiled
 from costmodels.serving.simulator.compiled.clients import answered
-from costmodels.serving.simulator.compiled.queues import compiled, drop, push, remove, sift
+from costmodels.serving.simulator.compiled.queues import drop, push, remove, sift
 from costmodels.serving.simulator.compiled.state import Seen, Sent, Spec, State
 
 

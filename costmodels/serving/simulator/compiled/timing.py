@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from costmodels.serving.simulator.compiled.queues import compiled
+from costmodels.native.compiling import compiled
 from costmodels.serving.simulator.compiled.state import ENDLESS, Array, Curve, Spec, State
 
 Line = tuple[float, float, int]

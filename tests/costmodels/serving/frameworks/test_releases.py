@@ -8,7 +8,7 @@ import pytest
 
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
-from costmodels.serving.frameworks.framework import PREDICTED, find_framework, registry
+from costmodels.serving.frameworks.framework import DAYS_OF_MONTH, PREDICTED, find_framework, registry
 from costmodels.serving.frameworks.history import Entry, part_at
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import find_gpu
@@ -39,7 +39,7 @@ def test_a_release_is_found_by_version_series_month_and_day(asked: str, version:
 
 
 @pytest.mark.parametrize(
-    ("asked", "nearest"), [("99.0", NEWEST.version), ("0.12.5", "0.12.0"), ("0.3", "0.11.0"), ("0.19.1.dev3", "0.19.0")]
+    ("asked", "nearest"), [("99.0", NEWEST.version), ("0.12.5", "0.12.0"), ("0.3", "0.6.0"), ("0.19.1.dev3", "0.19.0")]
 )
 def test_an_unknown_release_is_the_nearest_known_said_and_less_sure(asked: str, nearest: str) -> None:
     framework, known = find_framework(f"vllm@{asked}"), find_framework(f"vllm@{nearest}")
@@ -218,4 +218,22 @@ def test_what_the_framework_does_not_run_is_refused(framework: str, model: str, 
 def test_intervals_widen_by_the_drift_between_releases() -> None:
     known, newer = find_framework("vllm@0.19.0"), find_framework("vllm")
     assert known.calibration == known.fitted == newer.fitted
-    assert newer.calibration.tpot.high == pytest.approx(math.hypot(known.fitted.tpot.high, newer.overheads.tpot))
+    last = max(known.fitted.effects.days)
+    assert newer.nearest.date is not None
+    months = (newer.nearest.date - last).days / DAYS_OF_MONTH
+    once, monthly = newer.overheads.tpot, newer.overheads.monthly["nvidia"].tpot
+    wide = math.hypot(known.fitted.tpot.high, once, monthly * math.sqrt(months))
+    assert newer.calibration.tpot.high == pytest.approx(wide)
+
+
+def test_the_further_a_release_is_from_runs_the_wider() -> None:
+    fitted = find_framework("sglang").fitted
+
+    def high(release: str, vendor: str = "nvidia") -> float:
+        return find_framework(f"sglang@{release}").less_sure(fitted, vendor).tpot.high
+
+    assert fitted.tpot.high == high("0.5.9") < high("0.5.13") < high("0.5.23")
+    assert high("0.5.9") < high("0.4.6") < high("0.4.2")
+    assert high("0.5.23") < high("0.5.23", "amd")  # whose releases differed more
+    assert high("0.4.2") == high("0.4.2", "amd")
+    assert high("0.5.23", "of a vendor without pairs") == high("0.5.23", "amd")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from costmodels.native import kept
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.compiled import native
@@ -37,21 +38,19 @@ def test_a_process_that_finds_it_needs_no_compiler() -> None:
     assert child.stdout.strip() == f"{here} False"
 
 
-def test_what_was_kept_is_whole_or_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_folders", lambda: [tmp_path / "a file" / "x", tmp_path / "kept"])
+def test_what_was_kept_is_whole_or_not_taken(tmp_path: Path) -> None:
     (tmp_path / "a file").write_bytes(b"")  # where nothing can be kept
-    native._keep("loop.o", "symbol", b"\x00code\n\xff")
+    kept._keep([tmp_path / "a file" / "x", tmp_path / "kept"], "loop.o", "symbol", b"\x00code\n\xff")
     (file,) = (tmp_path / "kept").iterdir()
-    assert native._intact(file.read_bytes()) == ("symbol", b"\x00code\n\xff")
+    assert kept._intact(file.read_bytes()) == ("symbol", b"\x00code\n\xff")
     whole = file.read_bytes()
     for spoiled in (b"", whole[:-1], whole[1:], whole.replace(b"code", b"c0de"), b"\n", b"\x00" * 100):
-        assert native._intact(spoiled) is None
+        assert kept._intact(spoiled) is None
 
 
-def test_nothing_is_kept_where_nothing_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_where_nothing_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    monkeypatch.setattr(native, "_folders", lambda: [tmp_path / "file"])
-    native._keep("loop.o", "symbol", b"code")
+    kept._keep([tmp_path / "file"], "loop.o", "symbol", b"code")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
@@ -68,7 +67,7 @@ def test_many_samples_are_all_there() -> None:
 
 def test_what_does_not_lie_in_a_row_is_not_handed_over() -> None:
     with pytest.raises(ValueError, match="one after the other"):
-        native._form([1, np.zeros((4, 4))[:, ::2]])
+        kept._form([1, np.zeros((4, 4))[:, ::2]])
 
 
 def test_threads_that_come_at_once_load_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +80,9 @@ def test_threads_that_come_at_once_load_it_once(monkeypatch: pytest.MonkeyPatch)
         loaded.append(form)
         return len(loaded), object()
 
-    monkeypatch.setattr(native, "_found", found)
-    monkeypatch.setattr(native, "_loaded", {})
-    threads = [Thread(target=lambda: got.append(native._loop("a form", ()))) for _ in range(2)]
+    loop = kept.Loop("loop", [], lambda: len)
+    monkeypatch.setattr(loop, "_found", found)
+    threads = [Thread(target=lambda: got.append(loop._for("a form", ()))) for _ in range(2)]
     for each in threads:
         each.start()
     for each in threads:

@@ -119,6 +119,10 @@ def test_of_engines_that_are_as_good_as_each_other_one_stays(carried: tuple[floa
     keys += [ModelEngine(0, 2, (2, 1), 8192, precision, "TP2")]
     kept = worth_keeping(keys, np.array([[*carried, 36.0], [*carried, 36.0]]))
     assert sorted(keys[i].gpus for i in kept) == [1, 2]
+    # What long prompts do where none of a size keeps their promise depends on the budget: both stay, if they may.
+    long = worth_keeping(keys, np.array([[*carried, 36.0], [0.0, 0.0, 4.0]]))
+    assert sorted((keys[i].gpus, keys[i].budget) for i in long) == [(1, 2048), (1, 8192), (2, 8192)]
+    assert len(worth_keeping(keys, np.array([[carried[0], 18.0, 36.0], [0.0, 0.0, 4.0]]))) == 2
 
 
 ROWS = {

@@ -1,8 +1,9 @@
-"""The loop, compiled: a function of the block of values that ``native`` makes."""
+"""The compiler's part: a loop as a function of the block of values that :mod:`costmodels.native.kept` makes."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numba
 import numba.extending
@@ -10,15 +11,31 @@ from llvmlite import ir
 from numba import types
 from numba.np import arrayobj
 
-from costmodels.serving.simulator.compiled.loop import loop
-
 untyped: Any = numba
 populate_array: Any = arrayobj.populate_array
 
 
-def machine_code(arguments: tuple[Any, ...]) -> tuple[str, bytes]:
-    """(name of the function, object code) of the loop for ``arguments`` of these types. It needs nothing from outside:
-    it allocates nothing and raises nothing."""
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_PART: dict[str, Any] = {
+    "error_model": "numpy",
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "_nrt": False,
+}
+"""Parts are copied into the loop: passing its arrays to them would count and copy them, at fifty times the cost."""
+
+
+def compiled(function: _Function) -> _Function:
+    """A part of a loop, which alone calls it. It allocates nothing."""
+    part: _Function = untyped.njit(**_PART)(function)
+    return part
+
+
+def machine_code(loop: Callable[..., int], arguments: tuple[Any, ...]) -> tuple[str, bytes]:
+    """(name of the function, object code) of ``loop``, a :func:`compiled` function, for ``arguments`` of these types.
+    It needs nothing from outside: it allocates nothing and raises nothing."""
     kinds = untyped.typeof(arguments)
 
     @untyped.extending.intrinsic  # type: ignore[untyped-decorator]
@@ -27,8 +44,7 @@ def machine_code(arguments: tuple[Any, ...]) -> tuple[str, bytes]:
 
     @untyped.cfunc(types.int64(types.voidptr), _nrt=False, error_model="numpy")  # type: ignore[untyped-decorator]
     def called(block: Any) -> Any:
-        spec, through, slowest, asked, seen, s, samples = unpacked(block)
-        return loop(spec, through, slowest, asked, seen, s, samples)
+        return loop(*unpacked(block))
 
     made: Any = called
     return made.native_name, made._library._get_compiled_object()
