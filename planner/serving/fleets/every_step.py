@@ -84,7 +84,7 @@ At = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class _Mixture:
+class _Simulated:
     """That was simulated: ``share`` of each class (classes,), and requests per second that an engine ``carries``."""
 
     share: Floats
@@ -92,7 +92,7 @@ class _Mixture:
 
 
 @dataclass(frozen=True)
-class Told:
+class StepsTold:
     """``missed``: kinds of engine (by variant) that miss their promise in a step; ``untold``: that were not simulated
     in all of theirs."""
 
@@ -107,7 +107,7 @@ class EveryStep:
 
     def __init__(self, confirming: Confirming, tell: Progress) -> None:
         self.confirming, self.tell = confirming, tell
-        self._known: dict[Key, list[_Mixture]] = {}
+        self._known: dict[Key, list[_Simulated]] = {}
         self._counted: dict[tuple[Key, int], float] = {}  # requests of each kind and step, of what the formulas say
 
     # -------------------------------------------------------------- what engines carry
@@ -120,7 +120,7 @@ class EveryStep:
         assert found.answer.engines is not None
         v, rates, count = found.fleet.chosen.variants[at[0]], rates_on(found, *at), found.answer.engines[at[1]][at[0]]
         most = self._simulated(found, at, engines)
-        self._known.setdefault((v.service, v.engine), []).append(_Mixture(rates / rates.sum(), most))
+        self._known.setdefault((v.service, v.engine), []).append(_Simulated(rates / rates.sum(), most))
         return most * int(count) / float(rates.sum())
 
     def _near(self, key: Key, share: Floats, work: Floats) -> tuple[float, float] | None:
@@ -180,7 +180,7 @@ class EveryStep:
     def settled(self, before: Settled, deadline: Deadline, at_most: Container[Key] = ()) -> Settled:
         """The cheapest fleet that holds in every step that is found by the ``deadline``; else that which misses the
         promise least often. ``at_most``: kinds that are counted on for no more than ``before`` does."""
-        search = _Search(self, before.found, deadline.part(1 - OF_THE_BOUND), at_most)
+        search = _HoldingSearch(self, before.found, deadline.part(1 - OF_THE_BOUND), at_most)
         search.run()
         chosen = search.fewest if search.best is None else self._bounded(search.best, deadline)
         notes = tuple(note for note in before.notes if note not in {NARROWED, ENDED})
@@ -251,7 +251,7 @@ class EveryStep:
 
     # -------------------------------------------------------------- what is told
 
-    def told(self, found: Answered, deadline: Deadline) -> Told:
+    def told(self, found: Answered, deadline: Deadline) -> StepsTold:
         """Which kinds of engine miss their promise in a step: of those that were simulated, and as far as time goes of
         all others."""
         engines, until = self.partners(found), deadline.part(OF_TIME)
@@ -271,10 +271,10 @@ class EveryStep:
                 label = found.fleet.services[v.service].engines[v.engine].label
                 when = f"{int(first // 3600):02d}:{int(first % 3600 // 60):02d}"
                 notes[variant] = MISSED.format(label=label, missed=len(missed), looked=len(steps), when=when)
-        return Told((*notes.values(), *([UNTOLD] if untold else [])), frozenset(notes), frozenset(untold))
+        return StepsTold((*notes.values(), *([UNTOLD] if untold else [])), frozenset(notes), frozenset(untold))
 
 
-class _Search:
+class _HoldingSearch:
     """For a fleet that holds in every step: mended where it misses, then chosen anew with what was learnt, and so on.
     ``best``: the cheapest that holds; ``fewest``: that which misses least often."""
 

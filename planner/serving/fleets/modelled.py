@@ -17,7 +17,7 @@ from planner.serving.engines.groups import Pair, pairs_of
 from planner.serving.fleets.confirming import Loaded, Settled
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import replicas
-from planner.serving.fleets.every_step import Told
+from planner.serving.fleets.every_step import StepsTold
 from planner.serving.fleets.losing import AfterLoss
 from planner.serving.fleets.pooled import METRICS, PooledRequests
 from planner.serving.fleets.request import FleetRequest
@@ -41,10 +41,10 @@ class ModelDescribed:
         engines: Mapping[int, Loaded],
         models: Mapping[int, Architecture],
         after: AfterLoss | None = None,
-        told: Told | None = None,
+        told: StepsTold | None = None,
     ) -> None:
         self._settled, self._engines, self._models, self._after = settled, engines, models, after
-        self._told = told or Told()
+        self._told = told or StepsTold()
         self.simulated = any(each.check is not None for each in engines.values())
 
     # -------------------------------------------------------------- the request

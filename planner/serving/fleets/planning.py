@@ -25,7 +25,7 @@ from planner.serving.fleets.decision import Answered, Fleet, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.edges import words_of_edges
 from planner.serving.fleets.engines import unmatched
-from planner.serving.fleets.every_step import EveryStep, Told
+from planner.serving.fleets.every_step import EveryStep, StepsTold
 from planner.serving.fleets.losing import after_worst_loss, limits_of_all, short_after_loss, started
 from planner.serving.fleets.modelled import ModelDescribed
 from planner.serving.fleets.nearest import with_tried_budget, with_tried_limits
@@ -285,7 +285,7 @@ class _Modelled:
         engines = confirming.with_checks(engines) if checked else engines
         engines = {**engines, **started(found, confirming.standing_by(found, engines), limits, engines)}
         assert self.deadline is not None
-        beside = decided.every.told(found, self.deadline) if checked and len(fleet.steps) > 1 else Told()
+        beside = decided.every.told(found, self.deadline) if checked and len(fleet.steps) > 1 else StepsTold()
         settled = replace(settled, notes=(*settled.notes, *beside.notes))
         self._tell(Step("comparing with other fleets", CONFIRMED))
         comparisons = compare(found, self.deadline, confirming.without_tails(settled), decided.other)

@@ -10,7 +10,7 @@ import pytest
 from planner.serving.document.plan import Plan
 from planner.serving.fleets.counted import counted_in_steps
 from planner.serving.fleets.decision import Answered, fleet_of, mended, question_of, solved
-from planner.serving.fleets.every_step import MISSED, NEAR, SLOPE, At, EveryStep, _Mixture
+from planner.serving.fleets.every_step import MISSED, NEAR, SLOPE, At, EveryStep, _Simulated
 from planner.serving.fleets.planning import plan_fleet
 from planner.serving.fleets.request import parse_fleet_request
 from planner.serving.fleets.tails import rates_on
@@ -137,7 +137,7 @@ def test_near_mixtures_are_not_simulated_again(monkeypatch: pytest.MonkeyPatch) 
     assert every.carried(found, (variant, 0), {}) == pytest.approx(first)
     assert simulated == [(variant, 0)]
     share = np.array([0.5, 0.5])
-    every._known = {(0, 0): [_Mixture(share, 10.0)]}
+    every._known = {(0, 0): [_Simulated(share, 10.0)]}
     near = every._near((0, 0), np.array([0.5 + NEAR / 4, 0.5 - NEAR / 4]), np.ones(2))
     assert near is not None
     assert near[1] == pytest.approx(NEAR / 2)
