@@ -35,6 +35,8 @@ FLEET = {
     ],
 }
 
+CLASSES = FLEET["services"][0]["load"]["classes"]  # type: ignore[index]
+
 
 @cache
 def planned() -> Plan:
@@ -197,3 +199,13 @@ def test_a_promise_that_nothing_keeps_is_told_with_one_that_a_fleet_keeps() -> N
     said = re.search(r"relax tpot_p90 to ([\d.]+) ms or more", error.value.hint)
     assert said is not None
     assert plan_fleet(parse_fleet_request(asked(f"ttft_p90=1s,tpot_p90={said[1]}ms"))).prediction.services[0].holds
+
+
+def test_headroom_is_left_free_of_what_the_simulation_says() -> None:
+    """What the simulation corrected took it back: a fleet with headroom had no more room than one without."""
+    service = {**FLEET["services"][0], "load": {"classes": [{"isl": 90, "osl": 150, "rate_rps": 150}, *CLASSES]}}
+    asked = {"cluster": "32xL40S", "services": [service], "disaggregation": "never"}
+    none, half = (plan_fleet(parse_fleet_request({**asked, "headroom": h})).decision.usd_per_hour for h in (0.0, 0.5))
+    assert none is not None
+    assert half is not None
+    assert half > 1.3 * none
