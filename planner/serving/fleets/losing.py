@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -195,12 +196,10 @@ def rerouted(found: Answered, t: int) -> Iterator[tuple[dict[int, int], Floats]]
 
 
 def _words(found: Answered, loss: Loss, engines: np.ndarray) -> str:
-    parts = []
+    gone = Counter[str]()
     for v, count in loss:
-        gone = min(count, int(engines[v]))
         variant = found.fleet.chosen.variants[v]
-        if gone:
-            label = found.fleet.services[variant.service].engines[variant.engine].label
-            supply = found.fleet.offers[variant.offer].supply
-            parts.append(f"{gone} × {label}" + ("" if supply == "on_demand" else f", {supply}"))
-    return " and ".join(parts)
+        label = found.fleet.services[variant.service].engines[variant.engine].label
+        supply = found.fleet.offers[variant.offer].supply
+        gone[label + ("" if supply == "on_demand" else f", {supply}")] += min(count, int(engines[v]))
+    return " and ".join(f"{count} × {label}" for label, count in gone.items() if count)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 
 from planner.replay.report import simulate
 from planner.replay.request import parse_simulation_request
 from planner.serving.document.plan import Plan
+from planner.serving.fleets.decision import Answered
+from planner.serving.fleets.losing import _words
 from planner.serving.fleets.planning import plan_fleet
 from planner.serving.fleets.request import parse_fleet_request
+from planner.solving.mix.question import ALL
 
 CLASSES = [
     {"isl_from": 50, "isl_to": 2000, "osl_from": 100, "osl_to": 300, "rate_rps": 30},
@@ -19,6 +25,19 @@ CLASSES = [
 SERVICE = {"name": "s", "model": "Qwen/Qwen3-8B", "slo": "ttft_p90=1.5s,tpot_p90=60ms", "load": {"classes": CLASSES}}
 SPOT = {"spot_gpus": 8, "spot_usd_per_gpu_hour": 1.25}
 POOLS = [{"gpu": "H100", "gpus": 3}, {"gpu": "L40S", "gpus": 9}]
+
+
+def test_equal_engines_of_several_services_that_are_lost_are_counted_together() -> None:
+    """A spot pool of two services was "1 × TP1 on H100, spot and 1 × TP1 on H100, spot"."""
+    kinds = [SimpleNamespace(service=v, engine=0, offer=offer) for v, offer in ((0, 0), (1, 0), (1, 1))]
+    services = [SimpleNamespace(engines=[SimpleNamespace(label="TP1 on H100")]) for _ in range(2)]
+    offers = [SimpleNamespace(supply="spot"), SimpleNamespace(supply="on_demand")]
+    fleet = SimpleNamespace(chosen=SimpleNamespace(variants=kinds), services=services, offers=offers)
+    found = cast(Answered, SimpleNamespace(fleet=fleet))
+    assert (
+        _words(found, ((0, ALL), (1, ALL), (2, 1)), np.array([1, 1, 3])) == "2 × TP1 on H100, spot and 1 × TP1 on H100"
+    )
+    assert _words(found, ((0, ALL), (1, 1)), np.array([0, 3, 3])) == "1 × TP1 on H100, spot"
 
 
 @cache
