@@ -156,8 +156,7 @@ class ServicePrediction(Document):
     usd_per_million_output_tokens: float | None = None
     holds: bool | None = Field(
         default=None,
-        description="whether its promise holds where its engines are busiest, and in those of the other steps that "
-        "were simulated; null: not simulated",
+        description="whether its promise holds in every step; null: not simulated, or not in all of them",
     )
     worst_loss: str | None = Field(
         default=None, description="of those to be survived, at the busiest step; null: nothing is to be survived"

@@ -32,6 +32,9 @@ from planner.serving.document.plan import Plan
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import find_gpu
 
+_LOSSES = 4
+"""Of those that need another routing, named at the head of files."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -336,8 +339,22 @@ class StartedFleet:
                 for group in plan.decision.engines
                 if group.supply in ("spot", "reserved")
             ),
+            *self._after_losses,
         ]
         return tuple(lines)
+
+    @property
+    def _after_losses(self) -> tuple[str, ...]:
+        """What the plan asks of a gateway while engines are lost, and no router that files start does."""
+        losses = [each for step in self.plan.decision.schedule for each in step.after_losses]
+        gone = dict.fromkeys(" and ".join(f"{n} of {name}" for name, n in each.lost.items()) for each in losses)
+        if not gone:
+            return ()
+        some = "; ".join(list(gone)[:_LOSSES]) + ("; …" if len(gone) > _LOSSES else "")
+        return (
+            f"while engines are lost ({some}) the plan's shares are others (after_losses of its schedule), and the "
+            "router here keeps those of what is left: set them by hand then",
+        )
 
     def told_of(self, front: Front) -> tuple[str, ...]:
         """The header, with what the front does to the plan's shares."""

@@ -109,8 +109,8 @@ class Launcher(ABC):
         command += self._parallel(spec, notes)
         if spec.layout.exchange != NOTHING or spec.layout.redundant or spec.layout.eplb != "off":
             command += self._experts(spec, notes)
-            if self.dispatch_tokens and (tokens := spec.layout.dispatch_tokens):
-                notes.append(f"Set {self.dispatch_tokens}={tokens} on each node: buffers hold so many tokens.")
+            for name, tokens in self._environment_of_buffers(spec).items():
+                notes.append(f"Set {name}={tokens} on each node: buffers hold so many tokens.")
         if (spec.nodes if place is None else place.nodes) > 1:
             command += self._nodes(spec, place, notes)
         command += quantize
@@ -170,8 +170,12 @@ class Launcher(ABC):
 
     def _environment(self, spec: EngineSpec, place: Place) -> dict[str, str]:
         """Variables that the engine reads."""
+        return self._environment_of_buffers(spec)
+
+    def _environment_of_buffers(self, spec: EngineSpec) -> dict[str, str]:
         tokens = spec.layout.dispatch_tokens
-        return {self.dispatch_tokens: str(tokens)} if self.dispatch_tokens and tokens else {}
+        sized = self.dispatch_tokens and not self.framework.buffers_of_step
+        return {self.dispatch_tokens: str(tokens)} if sized and tokens else {}
 
     def _files(self, spec: EngineSpec) -> dict[str, str]:
         """Files that its command names."""

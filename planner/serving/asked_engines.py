@@ -52,7 +52,8 @@ class AskedEngine:
     def of(cls, row: AskedRow, served: ServedModel) -> AskedEngine:
         """Raises InputError for a recipe that does not serve the row's requests."""
         started = row.recipe.started(served.framework, served.gpu, served.model)
-        tokens, prompt = row.workload.longest_tokens, row.workload.isl
+        work = row.workload
+        tokens, prompt = work.longest_tokens, work.isl if work.recorded is None else work.longest_isl
         if "max_model_len" not in started.assumed and tokens > started.max_model_len:
             raise InputError(
                 f"max_model_len: {started.max_model_len:,} is less than the {tokens:,} tokens of a request",
@@ -104,8 +105,8 @@ class AskedEngine:
             yield f"spec: {tokens} drafted tokens a step, accepted as in the runs that {name} is calibrated on"
         if row.sampling:
             yield f"sampling={row.sampling}: {_SAMPLING[row.sampling]}"
-        if users is None and started.polling_interval > 1:
-            yield "polling_interval: not counted where requests arrive at a rate"
+        if (users is None or row.plays_alone) and started.polling_interval > 1:
+            yield "polling_interval: not counted where requests arrive at a rate, or are of drawn lengths"
         elif self.waits_for_ranks and started.polling_interval > 1 and row.layout[DEGREES.index("dp")] == 1:
             yield (
                 f"polling_interval: {served.framework.full_name} waits so many steps for prompts that fill "
@@ -158,11 +159,30 @@ def with_buffers(row: AskedRow, started: Started, served: ServedModel) -> AskedR
             f"lower the concurrency to {(limit or most) * tp // row.workload.shape.queries * dp}"
             + (f", or give dispatch_tokens={fits} ({gib:.1f} GiB of each GPU)" if fits <= most else ""),
         )
+    if served.framework.buffers_of_step:
+        return _with_buffers_of_step(row, started, served)
     if limit:
         return row
     tokens = min(max(2 ** math.ceil(math.log2(max(needed, 1))), usual), most)
     told = (*row.notes, f"not given, so: dispatch_tokens={tokens}")
     return replace(row, layout=(*row.layout[:place], tokens), notes=told)
+
+
+def _with_buffers_of_step(row: AskedRow, started: Started, served: ServedModel) -> AskedRow:
+    """The same where buffers are made for all tokens that a step may have, whatever else is said."""
+    place = COLUMNS.index("dispatch_tokens")
+    step, most = started.max_num_batched_tokens, row.layout[place] or served.framework.parallelism.dispatch_tokens[1]
+    tp = int(Layouts.of([row.layout]).tp[0])
+    layout = (*row.layout[:place], -(-step // tp))
+    if layout[place] > most:
+        gib = float(exchange_buffer_bytes(served.model, Layouts.of([layout]))[0]) / 2**30
+        raise InputError(
+            f"max_num_batched_tokens: {step} tokens of a step are more than the {most} of a GPU that the exchange is "
+            f"to have buffers for; {served.framework.title} makes them for whole steps ({gib:.1f} GiB of each GPU)",
+            f"give max_num_batched_tokens={most * tp} or less",
+        )
+    told = (*row.notes, f"{served.framework.title} makes the exchange's buffers for max_num_batched_tokens")
+    return replace(row, layout=layout, notes=told)
 
 
 def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) -> Load:
@@ -179,7 +199,7 @@ def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) ->
     collected = np.array([count * np.sum(1 / np.arange(1, count + 1)) for count in ranks.tolist()])
     filling = waiting & (ranks == 1)
     works = [engine.row.workload for engine in engines]
-    spreads = np.array([work.spread or (1.0, 1.0) for work in works])
+    spreads = np.array([work.shares for work in works])
     isl, osl = (np.array([getattr(work, name) for work in works]) for name in ("isl", "osl"))
     plain = Load.of(
         np.array([work.concurrency for work in works]),

@@ -130,7 +130,9 @@ def _of_role(served: ServedModel, precision: Precision, allowed: Restrictions, r
         wide = layout.model_copy(update={"exchange": exchange, "redundant": copies, "eplb": eplb})
         for overlap in _overlaps(exchange, asked, on):
             one = wide.model_copy(update={"overlap": overlap})
-            rows += [degrees_of(one.model_copy(update={"dispatch_tokens": size})) for size in _buffers(one, asked, on)]
+            rows += [
+                degrees_of(one.model_copy(update={"dispatch_tokens": size})) for size in _buffers(one, asked, on, role)
+            ]
     layouts = Layouts.of(rows)
     if not len(layouts):
         return layouts
@@ -165,11 +167,14 @@ def _overlaps(exchange: str, asked: WideAsked, on: EngineMachines) -> tuple[str,
     return tuple(word for word in ("none", "two_batch") if word in can)
 
 
-def _buffers(layout: Layout, asked: WideAsked, on: EngineMachines) -> tuple[int, ...]:
+def _buffers(layout: Layout, asked: WideAsked, on: EngineMachines, role: str) -> tuple[int, ...]:
     """Sizes of low-latency buffers to try; 0 where there are none."""
     if not Layouts.of([degrees_of(layout)]).low_latency[0]:
         return (0,)
+    least, most = 128, on.framework.parallelism.dispatch_tokens[1]
+    if role == "aggregated" and on.framework.buffers_of_step:
+        step = max(on.framework.limits.token_budgets)
+        return (step,) if step <= (asked.dispatch_tokens or most) else ()
     if asked.dispatch_tokens is not None:
         return (asked.dispatch_tokens,)
-    least, most = 128, on.framework.parallelism.dispatch_tokens[1]
     return tuple(2**power for power in range(least.bit_length() - 1, most.bit_length()))

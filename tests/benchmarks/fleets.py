@@ -7,7 +7,8 @@ slice of
   every size is sent whole to one type), written from the paper;
 * AIBrix's way (the best fractions, rounded up for each type) beside the optimum;
 * what engines carry of 400 classes on eight GPU types: how long it takes, and how good interpolation is;
-* random services, replayed with seeds that no plan saw: whether promises hold (:mod:`tests.benchmarks.fleets_holding`).
+* random services, replayed with seeds that no plan saw: whether promises hold (:mod:`tests.benchmarks.fleets_holding`),
+  and days step by step (:mod:`tests.benchmarks.fleets_days`).
 
 Writes ``costmodels/evidence/fleets.json`` and the tables of ``docs/fleets.md`` (:mod:`tests.benchmarks.fleets_told`).
 """
@@ -263,9 +264,11 @@ def capacities() -> dict[str, Any]:
 
 
 def whether_they_hold() -> None:
+    from tests.benchmarks.fleets_days import judge
     from tests.benchmarks.fleets_holding import holding
 
     holding()
+    judge()
 
 
 PARTS = {"sizes": sizes, "published": melange_shapes, "capacities": capacities, "holding": whether_they_hold}

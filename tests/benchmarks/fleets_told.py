@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.benchmarks import cards
+from tests.benchmarks import cards, fleets_days
 from tests.benchmarks.fleets_holding import known, told
 
 EVIDENCE = cards.EVIDENCE / "fleets.json"
@@ -20,7 +20,8 @@ def page() -> str:
     """Of docs/fleets.md."""
     evidence = _evidence()
     parts = [_sizes(evidence["sizes"]), _published(evidence["published"]), [_capacities(evidence["capacities"])]]
-    return "\n\n".join("\n".join(lines) for lines in (*parts, told(known())))
+    days = fleets_days.told(fleets_days.known())
+    return "\n\n".join("\n".join(lines) for lines in (*parts, told(known()), days))
 
 
 def summary() -> list[str]:
@@ -42,6 +43,8 @@ def summary() -> list[str]:
         _capacities(evidence["capacities"]),
         "",
         told(known())[0],
+        "",
+        fleets_days.told(fleets_days.known())[0],
     ]
 
 

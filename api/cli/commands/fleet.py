@@ -100,10 +100,10 @@ def fleet(
         from planner.serving.fleets.planning import plan_fleet
 
         made = plan_fleet(understood, measured=measured, progress=report)
-    if plot is not None:
-        from api.cli.views.fleet_picture import draw
-
-        write_atomically(plot, draw(made, plot.suffix.casefold()), "--plot")
     from api.cli.views.fleet import show
 
     told(made, output, as_json=as_json, show=show, explain=explain)
+    if plot is not None:  # after the answer: what cannot be drawn is not lost
+        from api.cli.views.fleet_picture import draw
+
+        write_atomically(plot, draw(made, plot.suffix.casefold()), "--plot")

@@ -81,6 +81,7 @@ class Parallelism(Facts):
         overlaps: what may hide an exchange.
         copies_need_balancer: whether copies of experts are refused without a balancer.
         dispatch_tokens: most tokens of a GPU that low-latency buffers are made for: when nothing is said, and at most.
+        buffers_of_step_from: the first release that makes them for as many tokens as a step may have; "": none does.
         whole_experts: types of models whose experts are shared out over all GPUs of a stage or none, though those of
             others need not be.
         drafts_in_stages: whether engines that answer draft where they have several pipeline stages.
@@ -94,6 +95,7 @@ class Parallelism(Facts):
     overlaps: tuple[str, ...] = ()
     copies_need_balancer: bool = False
     dispatch_tokens: tuple[int, int] = (128, 1024)
+    buffers_of_step_from: str = ""
     whole_experts: tuple[str, ...] = ()
     drafts_in_stages: bool = True
 

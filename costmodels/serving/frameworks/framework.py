@@ -99,6 +99,12 @@ class Framework(Facts):
         return f"{self.full_name} {self.release.version}"
 
     @property
+    def buffers_of_step(self) -> bool:
+        """Whether low-latency buffers hold as many tokens as a step may have, whatever else is said."""
+        since = self.parallelism.buffers_of_step_from
+        return bool(since) and not self.release.older_than(since)
+
+    @property
     def calibration(self) -> Calibration:
         """What its engine takes beyond its kernels. A release without runs is less sure, one that nobody lists still
         less."""

@@ -54,6 +54,9 @@ def with_variables(said: EngineSaid, environment: Mapping[str, str]) -> EngineSa
     framework, notes = said.framework, []
     read = meanings(framework.name).variables
     tokens = environment.get(read.dispatch_tokens, "")
+    if tokens and framework.buffers_of_step:
+        notes.append(f"{read.dispatch_tokens}: {framework.title} does not read it: buffers hold a step's tokens")
+        tokens = ""
     experts = replace(said.experts, dispatch_tokens=int(tokens) if tokens.isascii() and tokens.isdigit() else 0)
     way = read.exchange
     if way is not None and environment.get(way.name):

@@ -25,11 +25,12 @@ from planner.contract.workload.workload import Workload
 from planner.serving.engines.energy import points_watts
 from planner.serving.engines.pairing import not_handed_over
 from planner.serving.fleets.apart import Partners, rates_apart
+from planner.serving.fleets.at_slo import at_edge
 from planner.serving.fleets.nearest import Unserved, most_of, unserved
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.fleets.worth import worth_keeping
 from planner.serving.layouts import Restrictions, degrees_of, layout_at
-from planner.serving.operating_points import Job, LayoutSearch, rate_at_confidence, search
+from planner.serving.operating_points import Job, LayoutSearch, search
 from planner.serving.planning import CostOf, jobs_of, precisions_of
 from planner.serving.request import PlanRequest
 from profiles.errors import Infeasible, InputError, Unsupported
@@ -40,7 +41,7 @@ Progress = Callable[[str], None]
 DIRECT = 48
 """Classes up to which each is worked out by itself."""
 
-GRID = (9, 7)
+GRID = (12, 5)
 """Points of the grid over prompts and outputs, of more classes."""
 
 EXPLAINED = 8
@@ -304,22 +305,22 @@ class Capacities:
     def _add(
         self, one: LayoutSearch, index: dict[tuple[object, ...], int], found: _Carried, row: dict[int, float]
     ) -> None:
-        if one.fine is None:
+        best = at_edge(one)
+        if best is None:
             return
-        job, fine = one.job, one.fine
-        rate = rate_at_confidence(fine.steady.rate_rps, job.confidence)
-        found.searched[3] += len(fine)
-        watts = points_watts(fine) * fine.layouts.gpus if self._metered else np.zeros(len(rate))
+        job, points = one.job, best.points
+        found.searched[3] += int(points.within.sum())
+        watts = points_watts(points) * points.layouts.gpus if self._metered else np.zeros(len(points))
         drawn: dict[tuple[object, ...], float] = {}
-        for i in np.argsort(rate, kind="stable").tolist():
-            degrees, budget = fine.layouts.row(i), int(fine.budget[i])
+        for i, rate in zip(best.rows.tolist(), best.rate_rps.tolist(), strict=True):
+            degrees, budget = points.layouts.row(i), int(points.budget[i])
             key = (job.pool_index, degrees, budget, job.served.precision, "aggregated", None)
             if key not in index:
                 index[key] = len(found.keys)
-                label = f"{layout_at(fine.layouts, i).label} on {job.pool.gpu}"
-                gpus = int(fine.layouts.gpus[i])
+                label = f"{layout_at(points.layouts, i).label} on {job.pool.gpu}"
+                gpus = int(points.layouts.gpus[i])
                 found.keys.append(ModelEngine(job.pool_index, gpus, degrees, budget, job.served.precision, label))
-            row[index[key]] = float(rate[i])  # in ascending order: the highest stays
+            row[index[key]] = rate
             drawn[found.keys[index[key]].key] = float(watts[i])
         for kind, most in drawn.items():
             found.watts[kind] = max(found.watts.get(kind, 0.0), most)
@@ -355,22 +356,22 @@ class Capacities:
         return 1.0 if self._request.objective == "gpus" or not known else min(known)
 
     def _interpolated(self, isl: Floats, osl: Floats) -> tuple[list[ModelEngine], Floats]:
-        """Cells between the points of a grid, by the logarithm of time in those of lengths; where a corner carries
-        nothing, worked out."""
+        """Cells between the points of a grid: the time that a request takes of an engine grows about evenly with its
+        tokens; where a corner carries nothing, worked out."""
         axes = [_axis(lengths, count) for lengths, count in zip((isl, osl), GRID, strict=True)]
         grid = np.stack([each.ravel() for each in np.meshgrid(*axes, indexing="ij")], axis=1)
         keys, corners = self._worked_out(grid)
         corners = corners.reshape(len(axes[0]), len(axes[1]), len(keys))
         with np.errstate(divide="ignore"):
-            log = np.log(corners)
+            seconds = 1 / corners
         low, part = zip(*(_between(axis, lengths) for axis, lengths in zip(axes, (isl, osl), strict=True)), strict=True)
-        cells = np.zeros((len(isl), len(keys)))
+        taken = np.zeros((len(isl), len(keys)))
         for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
             weight = (part[0] if a else 1 - part[0]) * (part[1] if b else 1 - part[1])
             i, j = np.minimum(low[0] + a, len(axes[0]) - 1), np.minimum(low[1] + b, len(axes[1]) - 1)
             with np.errstate(invalid="ignore"):
-                cells += np.where(weight[:, None] > 0, weight[:, None] * log[i, j], 0.0)
-        cells = np.exp(cells)  # minus infinity at any corner with weight: 0
+                taken += np.where(weight[:, None] > 0, weight[:, None] * seconds[i, j], 0.0)
+        cells = 1 / taken  # infinite at any corner with weight: 0
         self._mend(isl, osl, keys, cells, corners, low)
         return keys, cells
 
@@ -431,7 +432,7 @@ def _between(axis: Floats, lengths: Floats) -> tuple[Ints, Floats]:
         return np.zeros(len(lengths), np.int64), np.zeros(len(lengths))
     inside = np.clip(lengths, axis[0], axis[-1])
     low = np.clip(np.searchsorted(axis, inside, side="right") - 1, 0, len(axis) - 2)
-    part = np.log(inside / axis[low]) / np.log(axis[low + 1] / axis[low])
+    part = (inside - axis[low]) / (axis[low + 1] - axis[low])
     return low, np.clip(part, 0.0, 1.0)
 
 

@@ -25,7 +25,8 @@ from planner.serving.engines.latency import Check
 from planner.serving.engines.protocol import EngineCandidate
 from planner.serving.fleets.capacities import ModelEngine, service_request
 from planner.serving.fleets.class_outcomes import class_holds, promised
-from planner.serving.fleets.decision import Answered, Fleet, ServiceLoad, solved, with_capacity
+from planner.serving.fleets.counted import with_capacity
+from planner.serving.fleets.decision import Answered, Fleet, ServiceLoad, solved
 from planner.serving.fleets.mixtures import longest_of, workload_of
 from planner.serving.fleets.tails import FORGETS, busiest, kept_for_mixtures, other_draw, rates_on
 from planner.serving.fleets.under_mixtures import candidate_of
@@ -184,6 +185,7 @@ class Confirming:
         simulated: set[Key] = set()
         now = fleet
         best: tuple[Answered, dict[int, Loaded]] | None = None
+        latest: tuple[Answered, dict[int, Loaded]] | None = None
         longer = ended = False
         for turn in range(MOST_ROUNDS):
             only = self._only(fleet, simulated) if turn >= ROUNDS else None
@@ -198,6 +200,7 @@ class Confirming:
             done = 100 * (1 - 0.5 ** (turn + 1))
             self._tell(Step(f"simulating engines under their mixtures (fleet {turn + 1})", done))
             loaded, news, holds = self._judged(found, factor, simulated, last=turn >= ROUNDS)
+            latest = found, loaded
             if holds and (best is None or _cost(found) < _cost(best[0])):
                 best = (found, loaded)
                 notes = (NARROWED,) if only is not None else ()
@@ -206,6 +209,8 @@ class Confirming:
                     break
                 longer = True
             now = with_capacity(fleet, {s: self._scaled(each, s, factor) for s, each in enumerate(fleet.services)})
+        if best is None and latest is not None and len(fleet.steps) > 1:
+            best = latest  # what is looked for in every step may begin with engines that miss the promise
         if best is None and ended:
             raise LimitReached(
                 "fleet: the time limit ended the search before a fleet was found whose engines hold when they are "
@@ -289,7 +294,8 @@ class Confirming:
         most, _ = self._counted_on(found, each)
         promise = found.fleet.services[key[0]].asked.promise
         if promise == "class" and most > 0:
-            most = self._within_classes(found, each, most)
+            most = self.within_classes(found, each, most)
+        used /= 1 + (found.fleet.request.headroom or 0.0)  # by the load that it was simulated at
         return min(max(old * most * used / each.group.load_rps, 1e-3), 1.0 if key in self._capped else MOST_FACTOR)
 
     def _counted_on(self, found: Answered, each: Loaded) -> tuple[float, float]:
@@ -310,7 +316,7 @@ class Confirming:
         sure = each.tried(other_draw(found, each.variant, each.step)).highest_rps()
         return min(sure, bare) or bare, bare  # none surely: a bound on the edge of what requests see at any load
 
-    def _within_classes(self, found: Answered, each: Loaded, most: float) -> float:
+    def within_classes(self, found: Answered, each: Loaded, most: float) -> float:
         """The highest of some rates at which every class keeps the promise by itself."""
         service = found.fleet.chosen.variants[each.variant].service
         classes, slo = found.fleet.services[service].classes, found.fleet.services[service].asked.slo

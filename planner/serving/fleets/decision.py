@@ -6,7 +6,7 @@ they carry of each class, and :func:`planner.solving.mix.solve.solve_mix` choose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -38,7 +38,7 @@ from planner.serving.fleets.variants import Chosen, Variant, priced, shunned
 from planner.serving.fleets.ways_out import why_not
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.question import MixQuestion, Survive
-from planner.solving.mix.solve import MixAnswer, solve_mix
+from planner.solving.mix.solve import MixAnswer, mended_mix, solve_mix
 from profiles.errors import Infeasible, InputError, LimitReached
 from profiles.values import shown
 
@@ -71,6 +71,11 @@ class ServiceLoad:
     engines: tuple[EngineKind, ...]
     capacity: Floats  # (classes, engines), requests per second; 0: not at all
     strict: Floats | None = None  # the same where every class keeps the promise by itself; None: no other
+    counted: Floats | None = None  # (steps, engines), share of it that is counted on in each step; None: all, in all
+
+    def carried(self, t: int) -> Floats:
+        """What is counted on in a step, (classes, engines)."""
+        return self.capacity if self.counted is None else self.capacity * self.counted[t]
 
     @property
     def apart(self) -> bool:
@@ -150,18 +155,12 @@ def question_of(
     """
     request, chosen = fleet.request, fleet.chosen
     n = len(chosen.variants)
-    capacity: dict[tuple[int, Role], Floats] = {}
-    for s, service in enumerate(fleet.services):
-        for role in APART if service.apart else TOGETHER:
-            cells = np.zeros((len(service.classes), n))
-            for v, variant in enumerate(chosen.variants):
-                allowed = variant.service == s and service.engines[variant.engine].role == role
-                if allowed and (kinds is None or v in kinds):
-                    cells[:, v] = service.capacity[:, variant.engine]
-            capacity[s, role] = cells
     works, groups, lost = [], [], {}
     more = 1 + (request.headroom or 0.0)
+    capacity: Capacity = {}
+    alike = all(service.counted is None for service in fleet.services)
     for t in range(len(fleet.steps)):
+        capacity = capacity if alike and capacity else _capacity(fleet, t, kinds)
         found: list[RoutedGroup] = []
         for s, service in enumerate(fleet.services):
             present = np.flatnonzero(service.rates[t] > 0)
@@ -203,6 +202,21 @@ def question_of(
         shunned=shunned(fleet.offers, chosen.variants, chosen.usd_per_hour),
     )
     return question, tuple(groups), tuple(lost.values())
+
+
+def _capacity(fleet: Fleet, t: int, kinds: Sequence[int] | None) -> Capacity:
+    """What ``kinds`` of variants are counted on for in a step."""
+    variants, capacity = fleet.chosen.variants, {}
+    for s, service in enumerate(fleet.services):
+        carried = service.carried(t)
+        for role in APART if service.apart else TOGETHER:
+            cells = np.zeros((len(service.classes), len(variants)))
+            for v, variant in enumerate(variants):
+                allowed = variant.service == s and service.engines[variant.engine].role == role
+                if allowed and (kinds is None or v in kinds):
+                    cells[:, v] = carried[:, variant.engine]
+            capacity[s, role] = cells
+    return capacity
 
 
 def _servable(
@@ -311,22 +325,18 @@ def solved(
     return Answered(fleet, question, groups, answer, refused)
 
 
-def with_capacity(fleet: Fleet, capacity: Mapping[int, Floats]) -> Fleet:
-    """``fleet`` with other capacities of some services."""
-    services = tuple(
-        replace(service, capacity=capacity.get(s, service.capacity)) for s, service in enumerate(fleet.services)
-    )
-    return replace(fleet, services=services)
+def mended(fleet: Fleet, like: Answered, seconds: float) -> Answered:
+    """``fleet`` with the engines of ``like``, and more of them where they do not carry it.
 
-
-def counted_for_less(fleet: Fleet, shares: Mapping[tuple[int, int], float]) -> Fleet:
-    """``fleet`` with kinds, (service, engine), counted on for a share of what they carry."""
-    services = []
-    for s, service in enumerate(fleet.services):
-        by = np.array([shares.get((s, e), 1.0) for e in range(service.capacity.shape[1])])
-        strict = None if service.strict is None else service.strict * by
-        services.append(replace(service, capacity=service.capacity * by, strict=strict))
-    return replace(fleet, services=tuple(services))
+    Raises:
+        LimitReached: there was no time, or no supply, for it.
+    """
+    question, groups, refused = question_of(fleet, fleet.request.route_by, fleet.request.survive)
+    assert like.answer.engines is not None
+    answer = mended_mix(question, like.answer.engines, like.answer.prices, seconds=seconds)
+    if answer.engines is None:
+        raise LimitReached("fleet: the time limit left no time to mend it", OF_TIME)
+    return Answered(fleet, question, groups, answer, refused)
 
 
 Engines = Callable[[ServiceAsked, tuple[LengthClass, ...], SuppliedCluster], Any]

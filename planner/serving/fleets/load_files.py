@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
+from planner.contract.files import mapping_of, read_text
 from planner.contract.workload.classes import DAY_S, HOUR_S, MOST_CLASSES
 from planner.contract.workload.traces import Recording, recorded
 from profiles.errors import InputError
@@ -24,6 +25,10 @@ TABLE_HINT = (
     "a load is a CSV with the columns isl_from, isl_to (or isl), osl_from, osl_to (or osl) and rate_rps (or share), "
     "and hour for steps"
 )
+
+DOCUMENTS = (".json", ".yaml", ".yml")
+
+DOCUMENT_HINT = "it has classes, or steps with classes, as load: in a fleet file has; `plan schema fleet-request`"
 
 CLASSES = 256
 """To which the requests of a trace are laid together, about, unless the load says another number: more where the
@@ -40,7 +45,8 @@ ONE_STEP_S = 1.5 * HOUR_S
 
 
 def read_load_table(path: Path, rest: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields of a load in a CSV; ``rest``: what the fleet file says beside.
+    """The fields of a load in a CSV, or in YAML or JSON as a load is written in a fleet file (its classes alone, or
+    classes or steps by name); ``rest``: what the fleet file says beside.
 
     Raises:
         InputError: unreadable, without its columns, empty, or with values that are no numbers.
@@ -50,6 +56,8 @@ def read_load_table(path: Path, rest: Mapping[str, Any], where: str) -> dict[str
             raise InputError(
                 f"{where}.{key}: has no effect beside a file", "leave it out; a file may stand with rate_rps and margin"
             )
+    if path.suffix.casefold() in DOCUMENTS:
+        return _load_document(path, rest, where)
     source = Source(path, "load", TABLE_HINT)
     table = read_table(source, comment="#") if _commented(source) else read_table(source)
     names = [name.strip() for name in table.columns]
@@ -82,17 +90,43 @@ def read_load_table(path: Path, rest: Mapping[str, Any], where: str) -> dict[str
     if hours_there != list(range(len(hours_there))):
         missing = next(hour for hour in range(hours_there[-1] + 1) if hour not in classes)
         raise source.wrong(f"hour {missing} has no rows", "give every hour from 0 on")
-    more = 1.0 + _margin(rest, where)
-    if more != 1.0:
-        for rows in classes.values():
-            for each in rows:
-                if "rate_rps" in each:
-                    each["rate_rps"] *= more
-    rate = {} if rest.get("rate_rps") is None else {"rate_rps": rest["rate_rps"]}
     told = f"{path.name}: {len(hours_there)} hours" if "hour" in known else path.name
     if "hour" not in known:
-        return {"source": told, "classes": classes[0], **rate}
-    return {"source": told, "steps": [{"hour": hour, "classes": classes[hour]} for hour in hours_there], **rate}
+        return _with_rest({"source": told, "classes": classes[0]}, rest, where)
+    steps = [{"hour": hour, "classes": classes[hour]} for hour in hours_there]
+    return _with_rest({"source": told, "steps": steps}, rest, where)
+
+
+def _load_document(path: Path, rest: Mapping[str, Any], where: str) -> dict[str, Any]:
+    text = read_text(path, "load")
+    if text.lstrip().startswith(("[", "- ")):
+        text = f'{{"classes": {text}}}' if text.lstrip().startswith("[") else f"classes:\n{text}"
+    load = mapping_of(text, f"load {path}", DOCUMENT_HINT)
+    if not {"classes", "steps"} & set(load):
+        raise InputError(f"load {path}: has neither classes nor steps", DOCUMENT_HINT)
+    return _with_rest({"source": path.name, **load}, rest, where)
+
+
+def _with_rest(load: dict[str, Any], rest: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """``load`` with the rate of its shares and the margin that the fleet file says beside it."""
+    if rest.get("rate_rps") is not None:
+        load["rate_rps"] = rest["rate_rps"]
+    more = 1.0 + _margin(rest, where)
+    return load if more == 1.0 else _times(load, more)
+
+
+def _times(value: Any, more: float) -> Any:
+    """A load, or a part of it, with all its rates ``more`` times as high; what is no rate is for its checks to say."""
+    if isinstance(value, list):
+        return [_times(each, more) for each in value]
+    if not isinstance(value, dict):
+        return value
+    number = (int, float)
+    return {
+        key: each * more if key == "rate_rps" and isinstance(each, number) and not isinstance(each, bool)
+        else _times(each, more)
+        for key, each in value.items()
+    }  # fmt: skip
 
 
 def _commented(source: Source) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from planner.serving.engines.groups import Pair, pairs_of
 from planner.serving.fleets.confirming import Loaded, Settled
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import replicas
+from planner.serving.fleets.every_step import StepsTold
 from planner.serving.fleets.losing import AfterLoss
 from planner.serving.fleets.pooled import METRICS, PooledRequests
 from planner.serving.fleets.request import FleetRequest
@@ -31,8 +32,8 @@ SHOWN = 24
 
 
 class ModelDescribed:
-    """Engines of the cost model. ``engines``: the kinds that run, by variant, under their mixtures; ``missed``: those
-    that miss their promise in a step that is not their busiest."""
+    """Engines of the cost model. ``engines``: the kinds that run, by variant, under their mixtures; ``told``: what
+    of every step."""
 
     def __init__(
         self,
@@ -40,10 +41,10 @@ class ModelDescribed:
         engines: Mapping[int, Loaded],
         models: Mapping[int, Architecture],
         after: AfterLoss | None = None,
-        missed: Collection[int] = (),
+        told: StepsTold | None = None,
     ) -> None:
         self._settled, self._engines, self._models, self._after = settled, engines, models, after
-        self._missed = missed
+        self._told = told or StepsTold()
         self.simulated = any(each.check is not None for each in engines.values())
 
     # -------------------------------------------------------------- the request
@@ -211,11 +212,18 @@ class ModelDescribed:
             )
             for i in sorted(order[:SHOWN].tolist(), key=lambda i: (asked.classes[i].isl, asked.classes[i].osl))
         )
-        elsewhere = any(self._variant(self._engines[variant]).service == service for variant in self._missed)
-        said: dict[str, Any] = {"holds": False if elsewhere else pooled.holds(asked, None), "classes": classes}
+        said: dict[str, Any] = {"holds": self._holds(service, pooled.holds(asked, None)), "classes": classes}
         if lost is not None and self._after is not None:
             said |= {"worst_loss": self._after.words, "holds_after_loss": lost.holds(asked, None)}
         return said
+
+    def _holds(self, service: int, busiest: bool | None) -> bool | None:
+        """Whether the promise of a service holds in every step, as it does in those that are the ``busiest``."""
+        missed, untold = (
+            any(self._variant(self._engines[v]).service == service for v in which if v in self._engines)
+            for which in (self._told.missed, self._told.untold)
+        )
+        return False if missed else None if untold and busiest else busiest
 
     def _lost(self, service: int) -> PooledRequests | None:
         """What a service's requests see after the worst loss."""

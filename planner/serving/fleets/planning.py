@@ -20,14 +20,15 @@ from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.capacities import Capacities, service_request
 from planner.serving.fleets.comparisons import Comparisons, compare
 from planner.serving.fleets.confirming import Confirming, Key, Loaded, Settled, joined
-from planner.serving.fleets.decision import Answered, Fleet, counted_for_less, fleet_of, solved
+from planner.serving.fleets.counted import counted_for_less
+from planner.serving.fleets.decision import Answered, Fleet, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.edges import words_of_edges
 from planner.serving.fleets.engines import unmatched
+from planner.serving.fleets.every_step import EveryStep, StepsTold
 from planner.serving.fleets.losing import after_worst_loss, limits_of_all, short_after_loss, started
 from planner.serving.fleets.modelled import ModelDescribed
 from planner.serving.fleets.nearest import with_tried_budget, with_tried_limits
-from planner.serving.fleets.other_steps import missed_in_other_steps
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
 from planner.serving.fleets.single import as_fleet, one_load
@@ -57,6 +58,9 @@ ONE_WAY_ALONE = (
     "the time limit ended the search before it was told whether prefill and decode {way} are cheaper: "
     "raise --time-limit"
 )
+
+OF_BUSIEST = 0.4
+"""Of the time for the fleet of a day, for one whose engines hold in their busiest steps; the rest is for all others."""
 
 MOST_MENDED = 6
 """Times that a fleet is looked for anew because its engines miss the promise after the worst loss."""
@@ -153,6 +157,7 @@ class DecidedFleet:
     fleet: Fleet
     settled: Settled
     confirming: Confirming
+    every: EveryStep
     models: dict[int, Architecture]
     other: Answered | None
 
@@ -180,7 +185,7 @@ class _Modelled:
         costs = {s: self._costs[name] for s, name in enumerate(names)}
         confirming = Confirming(costs, models, part(self._tell, CARRIED, CONFIRMED))
         self._tell(Step("choosing engines", CARRIED))
-        best: tuple[Fleet, Settled] | None = None
+        best: tuple[Fleet, Settled, EveryStep] | None = None
         other: Answered | None = None
         refused: dict[str, Infeasible | LimitReached] = {}
         for way in (aggregated_alone, apart):
@@ -190,23 +195,27 @@ class _Modelled:
                 fleet = way(asked)
                 if fleet is None or (best is not None and not _may_be_better(fleet, best[1].found, choosing)):
                     continue
-                settled = self._settled(fleet, confirming, choosing)
+                every = EveryStep(confirming, self._tell)
+                settled = self._settled(fleet, every, choosing)
             except (Infeasible, LimitReached) as error:
                 refused["apart" if way is apart else "together"] = error
                 continue
             if best is None or is_better(settled.found, best[1].found):
                 other = None if best is None else best[1].found
-                best = fleet, settled
+                best = fleet, settled, every
             else:
                 other = settled.found
         if best is None:
             raise _refused(refused)
-        fleet, settled = best
+        fleet, settled, every = best
         untold = [ONE_WAY_ALONE.format(way=way) for way, why in refused.items() if isinstance(why, LimitReached)]
         settled = replace(settled, notes=(*settled.notes, *untold))
-        return DecidedFleet(fleet, settled, confirming, models, other)
+        return DecidedFleet(fleet, settled, confirming, every, models, other)
 
-    def _settled(self, fleet: Fleet, confirming: Confirming, deadline: Deadline) -> Settled:
+    def _settled(self, fleet: Fleet, every: EveryStep, deadline: Deadline) -> Settled:
+        confirming = every.confirming
+        if self._request.simulation and len(fleet.steps) > 1:
+            return self._settled_in_every_step(fleet, every, deadline)
         if self._request.simulation:
             return self._settled_after_losses(fleet, confirming, deadline)
         found = solved(fleet, seconds=deadline.left)
@@ -234,6 +243,28 @@ class _Modelled:
                 return replace(settled, notes=(*settled.notes, NOT_AFTER_LOSS))
         return settled
 
+    def _settled_in_every_step(self, fleet: Fleet, every: EveryStep, deadline: Deadline) -> Settled:
+        """The same of a day, each step of it."""
+        confirming, mended = every.confirming, set[Key]()
+        settled = every.settled(confirming.settled(fleet, deadline.part(OF_BUSIEST)), deadline)
+        for _ in range(MOST_MENDED if settled.found.question.survive.any else 0):
+            found = settled.found
+            if deadline.left <= 0:
+                return replace(settled, notes=(*settled.notes, NOT_AFTER_LOSS))
+            short = short_after_loss(found, confirming, self._limits_of(found, settled.engines, confirming))
+            if not short:
+                break
+            self._tell("an engine more for the worst loss")
+            mended |= short.keys()
+            try:
+                again = solved(counted_for_less(found.fleet, short), like=found, seconds=deadline.left / 2)
+            except Infeasible:
+                break
+            except LimitReached:
+                return replace(settled, notes=(*settled.notes, NOT_AFTER_LOSS))
+            settled = every.settled(replace(settled, found=again), deadline, mended)
+        return settled
+
     def _limits_of(
         self, found: Answered, engines: Mapping[int, Loaded], confirming: Confirming
     ) -> Mapping[int, Limits]:
@@ -254,13 +285,13 @@ class _Modelled:
         engines = confirming.with_checks(engines) if checked else engines
         engines = {**engines, **started(found, confirming.standing_by(found, engines), limits, engines)}
         assert self.deadline is not None
-        beside = missed_in_other_steps(found, settled.engines, confirming, self.deadline) if checked else {}
-        settled = replace(settled, notes=(*settled.notes, *beside.values()))
+        beside = decided.every.told(found, self.deadline) if checked and len(fleet.steps) > 1 else StepsTold()
+        settled = replace(settled, notes=(*settled.notes, *beside.notes))
         self._tell(Step("comparing with other fleets", CONFIRMED))
         comparisons = compare(found, self.deadline, confirming.without_tails(settled), decided.other)
         after = after_worst_loss(found, confirming, limits) if self._request.simulation else None
         settled = replace(settled, notes=(*settled.notes, *comparisons.notes))
-        described = ModelDescribed(settled, engines, models, after, frozenset(beside))
+        described = ModelDescribed(settled, engines, models, after, beside)
         return validated(
             document(found, described, self._counted(comparisons), self._provenance(fleet, settled, models)), parse_plan
         )

@@ -17,6 +17,10 @@ CLOSE = 0.02
 """Share of a capacity by which another kind of the same size counts as no better."""
 
 
+ABOUT = 0.1
+"""Share of what is carried by which a kind of another token budget may carry less and still be kept beside."""
+
+
 class KindOfEngine(Protocol):
     """What tells kinds apart: those of one pool, precision, role and partners are compared."""
 
@@ -24,6 +28,8 @@ class KindOfEngine(Protocol):
     def pool_index(self) -> int: ...
     @property
     def gpus(self) -> int: ...
+    @property
+    def budget(self) -> int: ...
     @property
     def precision(self) -> object: ...
     @property
@@ -62,8 +68,26 @@ def worth_keeping(keys: Sequence[KindOfEngine], cells: Floats) -> list[int]:
         for size in sorted({keys[i].gpus for i in left} - sizes):  # engines of each size, for what is left over
             alike = [i for i in left if keys[i].gpus == size]
             chosen.append(max(alike, key=lambda i: float(cells[:, i].sum())))
-        kept += chosen
+        kept += [*chosen, *_of_other_budgets(keys, cells, mine, chosen)]
     return sorted(kept)
+
+
+def _of_other_budgets(
+    keys: Sequence[KindOfEngine], cells: Floats, mine: Sequence[int], chosen: Sequence[int]
+) -> list[int]:
+    """Of the sizes of ``mine`` that serve some class not at all, the best of each token budget that carries about as
+    much: what such requests do to the others, where they are served all the same, depends on it most."""
+    out: list[int] = []
+    for size in sorted({keys[i].gpus for i in mine if keys[i].role == "aggregated"}):
+        alike = [i for i in mine if keys[i].gpus == size]
+        if (cells[:, alike] > 0).any(axis=1).all():
+            continue
+        carried = {i: float(cells[:, i].sum()) for i in alike}
+        for budget in sorted({keys[i].budget for i in alike}):
+            best = max((i for i in alike if keys[i].budget == budget), key=lambda i: carried[i])
+            if best not in chosen and carried[best] >= (1 - ABOUT) * max(carried.values()):
+                out.append(best)
+    return out
 
 
 def _betters(keys: Sequence[KindOfEngine], cells: Floats, j: int, i: int, *, earlier: bool) -> bool:

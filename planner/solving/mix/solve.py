@@ -91,6 +91,18 @@ def solve_mix(
     return _answer(search, begun)
 
 
+def mended_mix(question: MixQuestion, engines: Ints, prices: Sequence[Floats], *, seconds: float) -> MixAnswer:
+    """``engines`` (steps, n) with as many more as carry everything, and without those that are not needed for it;
+    ``prices``: known from questions like it. The bound is that of engines in parts."""
+    begun = time.perf_counter()
+    search = Rounds(question, Deadline(seconds), 1e-9)
+    search.begin(prices)
+    search.relax(seconds)
+    if not search.infeasible:
+        search.try_mended(engines.astype(np.float64))
+    return _answer(search, begun)
+
+
 def _unshunned(
     question: MixQuestion, seconds: float, gap: float, prices: Sequence[Floats], near: Ints | None, every_kind: bool
 ) -> MixAnswer:

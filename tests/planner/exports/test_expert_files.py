@@ -104,11 +104,10 @@ def test_every_file_that_a_command_names_is_delivered(framework: str) -> None:
             assert beside or f"{name}: " in whole, (target, name)
 
 
-def test_buffers_of_low_latency_are_sized_under_ray_too() -> None:
+def test_no_variable_sizes_the_buffers_of_vllm_any_more() -> None:
+    """They hold max_num_batched_tokens since 0.20, which the command says."""
     shape = layout(dp=8, ep=8)
     narrow = shape.model_copy(update={"exchange": "low_latency", "eplb": "dynamic", "dispatch_tokens": 512})
     plan = planned("vllm@0.29", MODELS["latent"], [("prefill", shape, 1), ("decode", narrow, 1)])
     serve = yaml.safe_load(exported("ray-serve", asked(plan))[1]["serve.yaml"])
-    configs = serve["applications"][0]["args"]
-    assert configs["decode_config"]["runtime_env"] == {"env_vars": {"VLLM_MOE_DP_CHUNK_SIZE": "512"}}
-    assert "runtime_env" not in configs["prefill_config"]
+    assert "runtime_env" not in str(serve)

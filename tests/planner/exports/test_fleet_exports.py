@@ -9,7 +9,7 @@ import pytest
 
 from planner.contract.clusters import SuppliedCluster
 from planner.contract.engine import Layout, Role
-from planner.contract.fleet import Route, ScheduledStep, ServiceUnderstood
+from planner.contract.fleet import LossRouting, Route, ScheduledStep, ServiceUnderstood
 from planner.contract.workload.classes import LengthClass, LoadStep, SteppedLoad
 from planner.exports.exporting import export
 from planner.exports.request import ExportRequest
@@ -122,6 +122,17 @@ def test_spot_gpus_count_and_are_told() -> None:
     plan = fleet([(layout(tp=4), 2)], gpus=4, spot=4, supply="spot")
     made = export(ExportRequest(plan=plan, to="slurm", values=Values(**VALUES)))
     assert "engine-0: on spot GPUs of H100-SXM" in made.told
+
+
+def test_another_routing_after_a_loss_is_told() -> None:
+    plan = fleet([(layout(tp=4), 2)])
+    (step,) = plan.decision.schedule
+    lost = LossRouting(lost={"engine-0": 1}, routing=step.routing)
+    kept = plan.decision.model_copy(update={"schedule": (step.model_copy(update={"after_losses": (lost,)}),)})
+    request = {"to": "kubernetes", "values": Values(**VALUES)}
+    told = export(ExportRequest(plan=plan.model_copy(update={"decision": kept}).sealed(), **request)).told
+    assert any("(1 of engine-0)" in line and "after_losses" in line for line in told)
+    assert not any("after_losses" in line for line in export(ExportRequest(plan=plan, **request)).told)
 
 
 @pytest.mark.parametrize(

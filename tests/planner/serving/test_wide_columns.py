@@ -79,6 +79,10 @@ def test_engines_own_options_say_what_our_columns_say(ours: dict[str, str], thei
         ({"redundant": "100000"}, "more than one of each on every GPU; give at most 3840"),
         ({"redundant": "32.5"}, "redundant: '32.5' is no whole number"),
         ({"exchange": "low_latency", "dispatch_tokens": "0"}, "dispatch_tokens: 0, but .* give 1 to 1024"),
+        (
+            {"framework": "vllm", "role": "", "exchange": "low_latency"},
+            "8192 tokens of a step are more than the 1024 .* for whole steps .* max_num_batched_tokens=1024 or less$",
+        ),
         ({"role": "prefill", "dispatch_tokens": "256"}, "no buffers of a fixed size; leave dispatch_tokens out$"),
         ({"framework": "trtllm", "gpu": "GB200", "overlap": "two_batch"}, "has no two_batch; give overlap=none$"),
         (
@@ -90,6 +94,14 @@ def test_engines_own_options_say_what_our_columns_say(ours: dict[str, str], thei
 def test_contradictions_and_words_that_are_not_known_are_refused(change: dict[str, str], says: str) -> None:
     error = asked({**SAME, **change})["error"][0]
     assert re.search(says, error), error
+
+
+def test_buffers_of_vllm_hold_a_step_since_the_variable_went() -> None:
+    row = {**SAME, "redundant": "", "exchange": "low_latency", "dispatch_tokens": "512"}
+    old, new = asked({**row, "framework": "vllm@0.19.1"}, {**row, "framework": "vllm"}).to_dict("records")
+    assert "buffers for max_num_batched_tokens" in new["note"]
+    assert "buffers for max_num_batched_tokens" not in old["note"]
+    assert new["error"] == old["error"] == ""
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ FLEET = {
     ],
 }
 
+CLASSES = FLEET["services"][0]["load"]["classes"]  # type: ignore[index]
+
 
 @cache
 def planned() -> Plan:
@@ -117,6 +119,10 @@ def test_of_engines_that_are_as_good_as_each_other_one_stays(carried: tuple[floa
     keys += [ModelEngine(0, 2, (2, 1), 8192, precision, "TP2")]
     kept = worth_keeping(keys, np.array([[*carried, 36.0], [*carried, 36.0]]))
     assert sorted(keys[i].gpus for i in kept) == [1, 2]
+    # What long prompts do where none of a size keeps their promise depends on the budget: both stay, if they may.
+    long = worth_keeping(keys, np.array([[*carried, 36.0], [0.0, 0.0, 4.0]]))
+    assert sorted((keys[i].gpus, keys[i].budget) for i in long) == [(1, 2048), (1, 8192), (2, 8192)]
+    assert len(worth_keeping(keys, np.array([[carried[0], 18.0, 36.0], [0.0, 0.0, 4.0]]))) == 2
 
 
 ROWS = {
@@ -193,3 +199,13 @@ def test_a_promise_that_nothing_keeps_is_told_with_one_that_a_fleet_keeps() -> N
     said = re.search(r"relax tpot_p90 to ([\d.]+) ms or more", error.value.hint)
     assert said is not None
     assert plan_fleet(parse_fleet_request(asked(f"ttft_p90=1s,tpot_p90={said[1]}ms"))).prediction.services[0].holds
+
+
+def test_headroom_is_left_free_of_what_the_simulation_says() -> None:
+    """What the simulation corrected took it back: a fleet with headroom had no more room than one without."""
+    service = {**FLEET["services"][0], "load": {"classes": [{"isl": 90, "osl": 150, "rate_rps": 150}, *CLASSES]}}
+    asked = {"cluster": "32xL40S", "services": [service], "disaggregation": "never"}
+    none, half = (plan_fleet(parse_fleet_request({**asked, "headroom": h})).decision.usd_per_hour for h in (0.0, 0.5))
+    assert none is not None
+    assert half is not None
+    assert half > 1.3 * none

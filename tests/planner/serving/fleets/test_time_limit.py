@@ -98,9 +98,15 @@ def test_a_limit_without_any_fleet_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_limit_that_ends_before_a_fleet_held_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed(monkeypatch, greed=10.0)  # nothing is left after the first fleet
+    timed(monkeypatch, greed=20.0)  # nothing is left after the first fleet
+    asked = {**FLEET, "time_limit_s": 4}
+    one = {"steps": [{**STEPS[2], "hour": 0}]}
+    hour = [{**service, "load": one} if service["name"] == "chat" else service for service in FLEET["services"]]
     with pytest.raises(LimitReached, match=r"no time to look|hold when they are simulated"):
-        plan_fleet(parse_fleet_request({**FLEET, "time_limit_s": 4}))
+        plan_fleet(parse_fleet_request({**asked, "services": hour}))
+    day = plan_fleet(parse_fleet_request(asked))  # the best so far, and that nobody knows whether it holds
+    assert all(each.holds is not True for each in day.prediction.services)
+    assert any("before engines were simulated in every step" in note for note in day.provenance.notes)
 
 
 def test_what_there_was_no_time_to_compare_with_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
