@@ -247,7 +247,7 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
     _, gpu_name, framework_at, weights, kv, images, greedy, speculative, state = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
-    precision, kept = precision_on(framework, gpu, model, weights, kv)
+    precision, kept = precision_on(framework, gpu, model, weights, kv, ran=desk.ran)
     framework.check_runs(precision, gpu)
     for row in rows:
         out["release"][row.index] = framework.release.version
