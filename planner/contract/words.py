@@ -75,10 +75,17 @@ def precision_of(model: Architecture, weights: str | None = None, kv: str | None
 
 
 def precision_on(
-    framework: Framework, gpu: Gpu, model: Architecture, weights: str | None = None, kv: str | None = None
+    framework: Framework,
+    gpu: Gpu,
+    model: Architecture,
+    weights: str | None = None,
+    kv: str | None = None,
+    *,
+    ran: bool = False,
 ) -> tuple[Precision, str]:
     """(as :func:`precision_of`, with the cache that the framework keeps where nobody says it; what decides that, for
-    the reader, empty where there is nothing to tell).
+    the reader, empty where there is nothing to tell). Of engines that ``ran``, fp8 of weights that are published in
+    mxfp4 alone is of something else (activations, cache): they are taken as published, and that is told.
 
     Raises:
         Unsupported: the checkpoint's own cache, which the framework takes, is not modelled; also as
@@ -86,11 +93,15 @@ def precision_on(
     """
     from costmodels.serving.frameworks.caches import default_cache
 
+    told = ""
+    if ran and model.weight_precision == "mxfp4" and weights_precision(weights, model) == "fp8":
+        told = f"precision: {shown(weights)} is not of {model.name}'s weights, which are published in mxfp4: taken so"
+        weights = None
     found = precision_of(model, weights, kv)
     if kv is not None:
-        return found, ""
+        return found, told
     default = default_cache(framework, model, gpu, found)
-    return replace(found, kv=default.precision), default.told
+    return replace(found, kv=default.precision), "; ".join(filter(None, (told, default.told)))
 
 
 def weights_word(word: str) -> str:

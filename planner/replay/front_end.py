@@ -53,7 +53,7 @@ def front_end_of_users(job: Job, layouts: Layouts, limits: Limits, users: float)
     """The same where so many users at once ask an engine (``layouts`` of length 1), each again when it is answered: as
     a prediction of that closed loop has it."""
     work, policy, ranks = job.workload, job.served.framework.scheduler, layouts.dp
-    low, high = work.spread or ((1.0, 1.0) if work.recorded is None else (0.0, 2.0))
+    low, high = work.shares
     held = cache_tokens(job, layouts, limits) / float(policy.held_tokens(work.mean_isl, work.mean_osl))
     load = Load.of(
         np.maximum(np.rint([users]), 1).astype(np.int64),

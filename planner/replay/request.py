@@ -92,8 +92,8 @@ class LoadAsked(Document):
         WorkloadOrNone,
         Field(description="requests of other lengths than the plan's, at a rate: short form or object"),
         Option(
-            "Requests that come at random: isl=4000,osl=500,rate=18[,spread=0.8-1,requests=5000], or a trace's. "
-            "--rate and --requests go before it.",
+            "Requests that come at random: isl=4000,osl=500,rate=18[,spread=0.8-1,requests=5000], or "
+            "dataset=sharegpt,rate=18, or a trace's. --rate and --requests go before it.",
             LOAD,
         ),
     ] = None

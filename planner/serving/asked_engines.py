@@ -52,7 +52,8 @@ class AskedEngine:
     def of(cls, row: AskedRow, served: ServedModel) -> AskedEngine:
         """Raises InputError for a recipe that does not serve the row's requests."""
         started = row.recipe.started(served.framework, served.gpu, served.model)
-        tokens, prompt = row.workload.longest_tokens, row.workload.isl
+        work = row.workload
+        tokens, prompt = work.longest_tokens, work.isl if work.recorded is None else work.longest_isl
         if "max_model_len" not in started.assumed and tokens > started.max_model_len:
             raise InputError(
                 f"max_model_len: {started.max_model_len:,} is less than the {tokens:,} tokens of a request",
@@ -104,8 +105,8 @@ class AskedEngine:
             yield f"spec: {tokens} drafted tokens a step, accepted as in the runs that {name} is calibrated on"
         if row.sampling:
             yield f"sampling={row.sampling}: {_SAMPLING[row.sampling]}"
-        if users is None and started.polling_interval > 1:
-            yield "polling_interval: not counted where requests arrive at a rate"
+        if (users is None or row.plays_alone) and started.polling_interval > 1:
+            yield "polling_interval: not counted where requests arrive at a rate, or are of drawn lengths"
         elif self.waits_for_ranks and started.polling_interval > 1 and row.layout[DEGREES.index("dp")] == 1:
             yield (
                 f"polling_interval: {served.framework.full_name} waits so many steps for prompts that fill "
@@ -198,7 +199,7 @@ def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) ->
     collected = np.array([count * np.sum(1 / np.arange(1, count + 1)) for count in ranks.tolist()])
     filling = waiting & (ranks == 1)
     works = [engine.row.workload for engine in engines]
-    spreads = np.array([work.spread or (1.0, 1.0) for work in works])
+    spreads = np.array([work.shares for work in works])
     isl, osl = (np.array([getattr(work, name) for work in works]) for name in ("isl", "osl"))
     plain = Load.of(
         np.array([work.concurrency for work in works]),

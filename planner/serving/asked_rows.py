@@ -13,17 +13,17 @@ from costmodels.power.response import clock_response
 from costmodels.power.state import OperatingState
 from costmodels.serving.closed_loop.protocol import GENERATIONS
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.history import tells_release
 from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
 from planner.contract.engine import Layout
 from planner.contract.words import attention_is_data_parallel, folded
 from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
-from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
+from planner.contract.workload.workload import DATA_SET, WORKLOAD_HELP, Workload, workload_of
+from planner.serving.asked_release import release_asked, with_release
 from planner.serving.campaigns import COLD, CampaignEngine, as_started
-from planner.serving.containers import VERSIONED, with_container
-from planner.serving.dates import day_or_as_it_is, day_stamped
+from planner.serving.containers import with_container
+from planner.serving.dates import day_or_as_it_is
 from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.harness_words import ENGINES_APART, THOUSANDS, WAY_APART, in_our_terms
 from planner.serving.images import counted, prompt_images
@@ -36,7 +36,7 @@ from profiles.values import number, shown, whole
 if TYPE_CHECKING:
     from planner.experts.placement import Loads
 
-LOAD = ("isl", "osl", "spread", "concurrency", "rate", "requests", "prefix_hit")
+LOAD = ("isl", "osl", "spread", DATA_SET, "concurrency", "rate", "requests", "prefix_hit")
 """Short forms of what ``workload`` says; a column that is filled in goes before it."""
 
 BESIDE = "\0"
@@ -78,7 +78,6 @@ APART = (
 _APART_WORDS = ("disagg", "disaggregated", "disaggregation", "pd", "pd disaggregation", "pd-disaggregation")
 _PAIR = re.compile(r"\d+\s*[PD]\s*\d+\s*[PD]", re.ASCII | re.IGNORECASE)
 
-_REMARK = re.compile(r"\([^()]*\)")
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
@@ -118,7 +117,20 @@ class AskedRow:
     def greedy(self) -> bool:
         """Whether tokens are chosen without sampling: as said, else where lengths are spread as the public harnesses
         send them, which decode greedily."""
-        return self.sampling == "greedy" or (not self.sampling and self.workload.spread is not None)
+        by_harness = self.workload.spread is not None or self.workload.of_data_set
+        return self.sampling == "greedy" or (not self.sampling and by_harness)
+
+    @property
+    def in_lock_step(self) -> bool:
+        """Whether users at once ask, and are played beside those of other rows."""
+        return self.workload.concurrency is not None and self.wide.role == "aggregated" and not self.plays_alone
+
+    @property
+    def plays_alone(self) -> bool:
+        """Whether users at once ask an engine for requests of recorded lengths, which are played one by one; where the
+        model drafts as in calibrated runs, lengths are spread evenly (:attr:`Workload.shares`)."""
+        users = self.workload.concurrency is not None and self.wide.role == "aggregated"
+        return users and self.workload.recorded is not None and not self.drafts
 
 
 def asked_row(
@@ -232,19 +244,14 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
     beside = dict(find_workload(record["workload"])) if record.get("workload") else {}
     if {"concurrency", "rate"} & set(given):
         beside |= {"concurrency": None, "rate_rps": None}
-    if missing := [name for name in ("isl", "osl") if name not in given and name not in beside]:
+    told = given.keys() | beside.keys() | ({"isl", "osl"} if DATA_SET in given else set())
+    if missing := [name for name in ("isl", "osl") if name not in told]:
         raise InputError(f"{missing[0]}: is blank", f"give the tokens of a request, or a workload; {WORKLOAD_HELP}")
     work = workload_of(given.items(), beside)
     if work.rate_rps is None and work.concurrency is None:
         raise InputError("concurrency, rate: both blank", "give one of them in each row")
     if work.concurrency is not None and (work.requests or 0) > GENERATIONS * work.concurrency:
         notes.append(f"requests: {GENERATIONS} a user are played, fewer than {work.requests}: more settle little")
-    if work.concurrency is not None and work.recorded is not None:
-        raise InputError(
-            f"workload: users at once ask one request after the other, and those of {work.recorded.name} are recorded "
-            "as they came",
-            "predict it at a rate, or give isl, osl and a spread with the concurrency",
-        )
     fewest = work.concurrency or FEWEST_REQUESTS
     if work.requests is not None and work.requests < fewest:
         least = "the requests in flight" if work.concurrency else "what a rate shows itself in"
@@ -359,45 +366,6 @@ def _sampling(text: str) -> str:
     if text.casefold() not in ("", "greedy", "random"):
         raise InputError(f"sampling: {shown(text)} is not known", "give greedy or random, or leave it blank")
     return text.casefold()
-
-
-_CONTAINER = re.compile(r"(?:\S*:)?(?:20)?(2[3-9])\.(0[1-9]|1[0-2])(?:[-.]\S*)?", re.ASCII)
-"""Tags of NVIDIA's containers: the month of the release in them (``nvcr.io/nvidia/vllm:25.10-py3``)."""
-
-_TELLING = re.compile(r"block|cache|kv|only|weight|w\d+a16", re.ASCII | re.IGNORECASE)
-"""In remarks on a precision that make it another one (``INT8 (weight-only)``)."""
-
-
-def with_release(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
-    """``record`` with the release that stands behind the framework's name (``vLLM v0.11.0``) where no column says it,
-    and without remarks there and on precisions (``TensorRT-LLM (PyTorch)``, ``FP8 (E4M3)``) that make them no
-    others. Adds to ``notes`` where both say another."""
-    remarked = {name: text for name in ("framework", "precision") if (text := record.get(name))}
-    out = dict(record) | {name: re.sub(_REMARK, _heard, text).strip() or text for name, text in remarked.items()}
-    if told := VERSIONED.fullmatch(out["framework"]):
-        out["framework"] = told[1]
-        out["version"] = out.get("version") or told[2]
-        behind, own = told[2].removeprefix("v"), out["version"].removeprefix("v")
-        if behind not in own and not f"{behind}.".startswith(f"{own}."):
-            notes.append(f"version: {shown(out['version'])} is read, not {told[2]} behind the framework's name")
-    return out
-
-
-def _heard(remark: re.Match[str]) -> str:
-    return remark[0][1:-1] if _TELLING.search(remark[0]) else ""
-
-
-def release_asked(record: Mapping[str, str]) -> str:
-    """The framework with the release that the row asks for: after an @, else by its version, else by its date. A build
-    whose name tells no release (``gpt-oss-dev``) is of its date, where there is one."""
-    version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
-    if re.fullmatch("v[01]", version, re.IGNORECASE):  # vLLM's engine, of either release
-        version = ""
-    if month := _CONTAINER.fullmatch(version):
-        version = f"20{month[1]}-{month[2]}"
-    name, date = record["framework"], record.get("date")
-    asked = version if version and (tells_release(version) or not date) else date and day_stamped(date)
-    return f"{name}@{asked}" if asked and "@" not in name else name
 
 
 def _count(name: str, text: str) -> int:

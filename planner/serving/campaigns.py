@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from costmodels.serving.frameworks.history import Release
 from planner.contract.words import weights_word
+from planner.contract.workload.workload import DATA_SET
 from profiles.shipped import shipped
 from profiles.values import number
 
@@ -137,7 +138,7 @@ def as_drawn(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     """``record`` whose lengths are drawn as the clients of the campaign that it names draw them, where it does not say
     how; adds to ``notes``."""
     campaign = _of(record)
-    said = any(record.get(name) for name in ("spread", "osl_length_biased", "workload"))
+    said = any(record.get(name) for name in ("spread", "osl_length_biased", "workload", DATA_SET))
     lengths = [number(record.get(name, "")) for name in ("isl", "osl")]
     if campaign is None or not campaign.spread or said or not all(each and chosen(each) for each in lengths):
         return dict(record)

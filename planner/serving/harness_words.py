@@ -9,7 +9,9 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from planner.contract.words import folded, weights_word, words
+from planner.contract.workload.workload import DATA_SET
 from planner.serving.campaigns import as_drawn, chosen
+from planner.serving.data_set_words import conversations, named, of_data_set, sent_alike
 from planner.serving.gpu_words import gpus_counted
 from planner.serving.silicon_samples import as_sampled, users_sampled
 from profiles.errors import InputError, Unsupported
@@ -28,12 +30,9 @@ SHORTEST = 0.01
 """Share of a length where a generator draws from a single token on."""
 
 SWITCH = "enable_expert_parallel"
-DATA_SET = "0.5-1.5"
+OF_MEANS = "0.5-1.5"
 """Lengths of a data set of which only the means are told: in public ones (ML.ENERGY's runs) outputs deviate by 0.5 to
 1.5 of their mean, where they are not cut off; those of AccelMark's, which are, by 0.3."""
-
-_CONVERSATIONS = re.compile(r"share_?gpt|lmsys|wildchat", re.ASCII | re.IGNORECASE)
-"""Data sets whose lengths differ as :data:`DATA_SET` has it."""
 
 ROLES = ("tp", "ep", "dp_attention")
 """What InferenceX says of prefill and decode engines, of one engine twice the same."""
@@ -86,9 +85,6 @@ THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
 """A whole number with a comma before every three digits."""
 _DEGREES_OF = {**{name: (name,) for name in DEGREES}, "tep": ("tp", "ep"), "dep": ("dp", "ep")}
 """TEP and DEP: attention tensor or data parallel, experts shared out over as many."""
-
-DATA_SETS = ("dataset_name", "dataset")
-"""Columns of whose requests were sent; range ratios are of those whose name begins with ``random``."""
 
 LIMIT = "max_concurrency"
 """Column of load generators for the most requests at once; beside it ``concurrency`` is the mean that was measured."""
@@ -242,6 +238,7 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
             out |= {"concurrency": out["requests"], "mode": "burst"}
             notes.append(f"rate is without end: all {out['requests']} requests are sent at once")
     _at_most_sent(out, notes)
+    out = of_data_set(out, notes)
     if low := _FROM_NOTHING.match(out.get("spread", "")):
         out["spread"] = f"{SHORTEST:g}{out['spread'][low.end() :]}"
         notes.append(f"spread: the shortest are taken to be {SHORTEST:g} of a length")
@@ -259,13 +256,14 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     out = as_drawn(out, notes)
     if not ratio:
         notes += _unlike(out, means or {})
-    if (record.get("mode") or from_totals) and not (out.get("spread") or out.get("osl_length_biased")):
+    told = any(out.get(name) for name in ("spread", "osl_length_biased", DATA_SET))
+    if (record.get("mode") or from_totals) and not (told or sent_alike(record)):
         lengths = [number((out if from_totals else record).get(name, "")) for name in TOTALS]
         if not all(each is None or chosen(each) for each in lengths):
-            out["spread"] = DATA_SET
+            out["spread"] = OF_MEANS
             notes.append("isl, osl: no round numbers, so means of a data set: lengths are 0.5 to 1.5 of them")
-    if not (out.get("spread") or out.get("osl_length_biased")) and (own := _recorded(record)):
-        out["spread"] = DATA_SET
+    if not (told or out.get("spread")) and (own := conversations(record)):
+        out["spread"] = OF_MEANS
         notes.append(f"isl, osl: means of {own}: lengths are taken to be 0.5 to 1.5 of them")
     return _experts(out, notes)
 
@@ -287,12 +285,6 @@ def _at_most_sent(out: dict[str, str], notes: list[str]) -> None:
         return
     notes.append(f"concurrency: no more than the {sent:g} requests that were sent were there at once, of {users:g}")
     out |= {"concurrency": f"{sent:g}", "mode": "burst"}
-
-
-def _recorded(record: Mapping[str, str]) -> str:
-    """The data set of conversations that requests were drawn from, as it is called; "": none is named."""
-    named = (text for name, text in record.items() if folded(name) in DATA_SETS)
-    return next((text for text in named if _CONVERSATIONS.search(text)), "")
 
 
 def _limited(record: Mapping[str, str]) -> Mapping[str, str]:
@@ -341,7 +333,7 @@ def _means(record: Mapping[str, str]) -> dict[str, float] | None:
 def _made_by(ratio: str, means: Mapping[str, float], record: Mapping[str, str]) -> bool:
     """Whether mean lengths are those that a range ratio makes of the record's; not of data sets, beside which SGLang's
     results have the defaults of its random lengths."""
-    data = next((text for name, text in record.items() if folded(name) in DATA_SETS and text), "random")
+    data = named(record) or "random"
     ends = _ends(ratio, record.get("framework", ""))
     asked = {name: number(record.get(name, "")) for name in TOTALS}
     return folded(data).startswith("random") and all(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from planner.contract.words import cell
 from planner.contract.workload.workload import workload_of
-from planner.serving.asked_rows import FRAMEWORK, plain_number, release_asked, with_release
+from planner.serving.asked_release import release_asked, with_release
+from planner.serving.asked_rows import FRAMEWORK, plain_number
 from planner.serving.configuration import MemoryRequest
 from planner.serving.containers import CONTAINER, framework_column, with_container
 from planner.serving.gpu_words import gpu_named, with_count

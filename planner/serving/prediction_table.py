@@ -8,25 +8,23 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
-from costmodels.origins import HOW
 from costmodels.serving.calibration_fit.asked import AskedLoops, asked_at_rate
-from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_answers
-from costmodels.serving.closed_loop.open_client import OpenLoad, TooFast, open_loop
+from costmodels.serving.closed_loop.client import Answers, closed_loop_answers
+from costmodels.serving.closed_loop.drawn_client import drawn_answers
+from costmodels.serving.closed_loop.open_client import DrawnRequests, OpenLoad, TooFast, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
-from costmodels.serving.simulator.capacity import LONG
 from costmodels.step.communication import Network
 from planner.contract.engine import NOTHING
 from planner.contract.models import drafting_with, read_draft
 from planner.contract.progress import Step
 from planner.contract.words import cell, precision_on
-from planner.contract.workload.workload import Speculation, Workload, parse_workload
+from planner.contract.workload.workload import DATA_SET, Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
 from planner.serving.asked_rows import (
     BESIDE,
@@ -43,7 +41,8 @@ from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.containers import CONTAINER, framework_column
 from planner.serving.harness_words import is_inferencex, lengths_told, load_told, of_inferencex
 from planner.serving.layouts import refused_on_nodes
-from planner.serving.role_answers import RoleAnswer, answered
+from planner.serving.prediction_cells import write, write_role
+from planner.serving.role_answers import answered
 from planner.serving.same_columns import agreed, columns_read, with_drafts
 from planner.serving.wide_experts import WIDE_FIELDS
 from profiles.descriptions import catalogue_with
@@ -76,11 +75,6 @@ ADDED = (
     "release",
     "note",
     "error",
-)
-
-FALLS_BEHIND = (
-    "falls behind with steps at the slow end of the prediction: the high ends of TTFT and E2E are what "
-    f"{LONG:,} requests to one engine would see, and grow with more"
 )
 
 FRAMEWORK_TOLD = frozenset(("version", CONTAINER))
@@ -191,7 +185,8 @@ def added_columns(columns: Iterable[str], *, beside_measured: bool = False) -> d
 
 def _check_columns(table: pd.DataFrame) -> None:
     """``table``: ``given`` with its columns in our words."""
-    lengths = () if "workload" in table.columns or lengths_told(table.columns) else ("isl", "osl")
+    told = {"workload", DATA_SET} & set(table.columns) or lengths_told(table.columns)
+    lengths = () if told else ("isl", "osl")
     needed = [name for name in REQUIRED if name != "framework" or not FRAMEWORK_TOLD & set(table.columns)]
     missing = [name for name in (*needed, *lengths) if name not in table.columns]
     if missing:
@@ -252,7 +247,7 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
     _, gpu_name, framework_at, weights, kv, images, greedy, speculative, state = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
-    precision, kept = precision_on(framework, gpu, model, weights, kv)
+    precision, kept = precision_on(framework, gpu, model, weights, kv, ran=desk.ran)
     framework.check_runs(precision, gpu)
     for row in rows:
         out["release"][row.index] = framework.release.version
@@ -335,7 +330,7 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
     loops: dict[tuple[str, Speculation | None], list[int]] = {}
     for i, engine in enumerate(kept):
         work = engine.row.workload
-        if work.concurrency is not None and engine.row.wide.role == "aggregated":
+        if engine.row.in_lock_step or (desk.loops is not None and engine.row.plays_alone):
             loops.setdefault((work.routing, work.speculation), []).append(i)
     for (routing, _), indices in loops.items():
         chosen = np.array(indices)
@@ -347,13 +342,17 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
             desk.loops.append(AskedLoops(served, layouts.take(chosen), load, routing, index))
             continue
         answer = closed_loop_answers(served, layouts.take(chosen), load, routing, drafting)
-        _write(out, [engine.row for engine in picked], layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
+        write(out, [engine.row for engine in picked], layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
     for i, engine in enumerate(kept):
         row = engine.row
-        if row.workload.concurrency is not None and row.wide.role == "aggregated":
+        if row.in_lock_step or (desk.loops is not None and row.plays_alone):
             continue
         try:
             layout = layouts.take(np.array([i]))
+            if row.plays_alone:
+                one = _of_drawn(served, engine, layout, int(running[i]), int(kv_tokens[i]))
+                write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
+                continue
             if desk.loops is not None:
                 if row.wide.role != "aggregated":
                     raise InputError("role: only whole engines calibrate", "leave the row out")
@@ -361,10 +360,10 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
                 desk.loops.append(asked_at_rate(served, layout, sent, kv, engine.started, row.index))
                 continue
             if row.wide.role != "aggregated":
-                _write_role(out, row, answered(engine, served, layout, int(running[i])), used[i], kv_tokens[i])
+                write_role(out, row, answered(engine, served, layout, int(running[i])), used[i], kv_tokens[i])
                 continue
             one = open_loop(served, layout, _open_load(row.workload, desk.ran), int(kv_tokens[i]), engine.started)
-            _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
+            write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except TooFast as error:
             if not desk.ran:
                 out["error"][row.index] = error.line
@@ -372,6 +371,12 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
             _write_saturated(desk, served, engine, layout, (int(running[i]), used[i], int(kv_tokens[i])), error)
         except ShardwrightError as error:
             out["error"][row.index] = error.line
+
+
+def _of_drawn(served: ServedModel, engine: AskedEngine, layout: Layouts, running: int, kv_tokens: int) -> Answers:
+    """Users at once whose requests are of recorded lengths."""
+    load = load_of([engine], np.array([running]), served.framework.defaults.draft_tokens)
+    return drawn_answers(served, layout, load, _sent(engine.row.workload), kv_tokens, engine.started)
 
 
 def _write_saturated(
@@ -383,68 +388,22 @@ def _write_saturated(
     users = max(running * int(layout.dp[0]), 1)
     work = engine.row.workload.model_copy(update={"rate_rps": None, "requests": None, "concurrency": users})
     full = AskedEngine.of(replace(engine.row, workload=work), served)
-    load = load_of([full], np.array([running]), served.framework.defaults.draft_tokens)
-    answer = closed_loop_answers(served, layout, load, work.routing, work.shape.drafting)
-    _write(desk.out, [full.row], layout, answer, np.array([used]), np.array([kv_tokens]))
+    if full.row.plays_alone:
+        answer = _of_drawn(served, full, layout, running, kv_tokens)
+    else:
+        load = load_of([full], np.array([running]), served.framework.defaults.draft_tokens)
+        answer = closed_loop_answers(served, layout, load, work.routing, work.shape.drafting)
+    write(desk.out, [full.row], layout, answer, np.array([used]), np.array([kv_tokens]))
     for name in (each for each in desk.out if each.startswith(("ttft_ms", "e2e_ms"))):
         desk.out[name][full.row.index] = ""
     note = f"{why.message}: predicted as full, {users:,} requests at once; TTFT and E2E are left out, the queue grows"
     desk.out["note"][full.row.index] = "; ".join(filter(None, (desk.out["note"][full.row.index], note)))
 
 
-def _write_role(out: dict[str, np.ndarray], row: AskedRow, answer: RoleAnswer, used: float, kv_tokens: int) -> None:
-    for column, text in answer.cells.items():
-        out[column][row.index] = text
-    out["memory_bytes_per_gpu"][row.index] = f"{used:.0f}"
-    out["kv_tokens"][row.index] = f"{kv_tokens}"
-    out["step_ms_by_part"][row.index] = "; ".join(f"{name} {ms:.4g}" for name, ms in answer.parts_ms.items())
+def _sent(work: Workload) -> DrawnRequests:
+    return DrawnRequests(work.shape, work.drawn, work.longest_tokens)
 
 
 def _open_load(work: Workload, ran: bool = False) -> OpenLoad:
     assert work.rate_rps is not None
     return OpenLoad(work.shape, work.drawn, work.longest_tokens, work.rate_rps, work.requests, ran)
-
-
-def _write(
-    out: dict[str, np.ndarray], rows: list[AskedRow], layouts: Layouts, answer: Answers, used: Floats, kv_tokens: Ints
-) -> None:
-    latencies: dict[str, Latency] = {"ttft_ms": answer.ttft, "tpot_ms": answer.tpot, "e2e_ms": answer.e2e}
-    index = [row.index for row in rows]
-
-    def write(name: str, each: Estimates, unit: Floats | float, ends: str = "") -> None:
-        for column, values in (
-            (name, each.value),
-            (f"{ends or name}_low", each.low),
-            (f"{ends or name}_high", each.high),
-        ):
-            out[column][index] = [f"{value:.6g}" for value in values / unit]
-
-    for name, latency in latencies.items():
-        write(f"{name}_mean", latency.mean, 1e3, name)
-        write(f"{name}_p50", latency.p50, 1e3)
-        out[f"{name}_p99"][index] = [f"{value / 1e3:.6g}" for value in latency.p99]
-    write("itl_ms_p50", answer.itl_p50, 1e3)
-    write("itl_ms_p90", answer.itl_p90, 1e3)
-    told_tokens = answer.counted_tokens_per_s or answer.output_tokens_per_s
-    write("output_tokens_per_s_per_gpu", told_tokens, layouts.gpus.astype(np.float64))
-    watts, tokens = answer.watts, answer.output_tokens_per_s.scaled(1 / layouts.gpus)
-    write("watts_per_gpu", watts, 1.0)
-    joules = Estimates(
-        watts.value / tokens.value, watts.low / tokens.high, watts.high / tokens.low, watts.how, watts.inside
-    )
-    write("joules_per_output_token", joules, 1.0)
-    write("joules_per_input_token", joules.scaled(1 / answer.input_share), 1.0)
-    for column, parts in (("tpot_ms_by_part", answer.tpot_parts), ("ttft_ms_by_part", answer.ttft_parts)):
-        for k, row in enumerate(rows):
-            told = {name: values[k] / 1e3 for name, values in parts.items() if values[k] > 0}
-            out[column][row.index] = "; ".join(f"{name} {ms:.4g}" for name, ms in told.items())
-    for k, row in enumerate(rows):
-        if row.workload.osl == 1:  # no token follows the first
-            for name in (each for each in out if each.startswith(("tpot_ms", "itl_ms"))):
-                out[name][row.index] = ""
-        if answer.falls_behind is not None and answer.falls_behind[k]:
-            out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], FALLS_BEHIND)))
-        out["memory_bytes_per_gpu"][row.index] = f"{used[k]:.0f}"
-        out["kv_tokens"][row.index] = f"{kv_tokens[k]}"
-        origin = HOW[int(answer.tpot.mean.how[k])]
-        out["how"][row.index] = origin if answer.tpot.mean.inside[k] else f"{origin}, outside the measured range"

@@ -57,7 +57,8 @@ class Configuration(EngineAsked):
         Field(description="short form (isl=4000,osl=500,concurrency=32) or object; the fields below go before it"),
         Option(
             "The load, as `plan` reads it: isl=4000,osl=500,concurrency=32; spread=0.8-1 for lengths as the public "
-            "harnesses draw them; or a trace. The options below go before it.",
+            "harnesses draw them, dataset=sharegpt for those of a public data set; or a trace. The options below go "
+            "before it.",
             ENGINE,
         ),
     ] = None

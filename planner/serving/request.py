@@ -134,8 +134,8 @@ class PlanAsked(Document):
         Option(
             "isl=4000,osl=500[,rate=20]: tokens in, tokens out (128k, 1K), requests/s (default: as many as fit); or a "
             "trace: requests.csv[,rate=p95]. Also max_len=16k (longest request served); spread=0.8-1 (lengths even "
-            "between these shares); prefix_hit=0.5 (share of a prompt in the prefix cache); "
-            "draft=4,acceptance=0.7[,draft_cost=0.05] (speculative decoding).",
+            "between these shares) or dataset=sharegpt (lengths of a public data set); prefix_hit=0.5 (share of a "
+            "prompt in the prefix cache); draft=4,acceptance=0.7[,draft_cost=0.05] (speculative decoding).",
             ASKED,
         ),
     ]

@@ -261,6 +261,28 @@ def _left_out(law: pd.DataFrame) -> dict[str, Any]:
             weight = 1 / others["latency_us"].to_numpy(float)
             fitted, *_ = np.linalg.lstsq(features(others) * weight[:, None], np.ones(len(others)), rcond=None)
             out[f"{place}, {gpu}, {phase}"] = card(own["latency_us"].to_numpy(float), features(own) @ fitted)
+    return out | _left_out_by_nodes(law[law["mode"] == "high throughput"])
+
+
+def _left_out_by_nodes(high: pd.DataFrame) -> dict[str, Any]:
+    """Of high throughput between nodes: time for a byte of each GPU by the mean of the others' with cards of the same
+    kind among as many nodes, and of each kind of cards by the other kind's on the same GPU."""
+    cards = np.where(high["nic"].str.contains("EFA"), "EFA", high["nic"].str.extract(r"(CX7|Thor2)")[0].fillna(""))
+    high = high.assign(cards=cards, each=1 / high["bandwidth_gb_s"].astype(float))
+    out: dict[str, Any] = {}
+    for left_out, same in (("gpu", "cards"), ("cards", "gpu")):
+        for (kept, name, phase), own in high.groupby([same, left_out, "operation"]):
+            rest = high[(high[same] == kept) & (high[left_out] != name) & (high["operation"] == phase)]
+            known = own[own["nodes"].isin(rest["nodes"])]
+            if len(known):
+                others = rest.groupby("nodes")["each"].mean()
+                label = f"high throughput, {kept}, {name}, {phase}"
+                out[label] = card(known["each"].to_numpy(float), others[known["nodes"]].to_numpy(float)) | {
+                    "nodes": {
+                        int(n): round(float(100 * (others[n] / e - 1)), 1)
+                        for n, e in zip(known["nodes"], known["each"], strict=True)
+                    }
+                }
     return out
 
 
@@ -402,7 +424,7 @@ def main() -> None:
     print(document["overlap"], document["cache_tokens"])
     for name, figures in (document["exchange"] | document["exchange"]["left out"]).items():
         if name != "left out":
-            print(line(name[:46], figures))
+            print(line(name[:46], figures), figures.get("nodes", ""))
     for name, figures in (document.get("silicon_sample", {}) | document.get("shared_experts", {})).items():
         print(line(name, figures), figures.get("layers_58_ms", ""))
     print(write("wide_ep", document))

@@ -84,7 +84,7 @@ def _workload(request: RequestUnderstood) -> str:
     if request.headroom:
         rate += f", {percent(request.headroom)} headroom among them"
     words = [work.told(), rate]
-    if work.recorded is not None and work.rate_rps is not None:
+    if work.recorded is not None and work.recorded.timed and work.rate_rps is not None:
         words[1] += f" ({work.recorded.rate_of})"
     if work.max_len is not None:
         refused = f", which refuses {percent(work.refused_share)}" if work.refused_share else ""

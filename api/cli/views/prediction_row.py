@@ -19,7 +19,7 @@ def explained(row: pd.Series, stores: Sequence[Path] = ()) -> None:
     with one role, what is hidden counts against it."""
     from costmodels.serving.frameworks.framework import find_framework
     from costmodels.serving.frameworks.own_calibration import calibration_in
-    from planner.serving.asked_rows import with_release
+    from planner.serving.asked_release import with_release
 
     with page() as out:
         for column, title in (

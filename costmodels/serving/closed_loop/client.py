@@ -112,7 +112,7 @@ def closed_loop_answers(
     grid = questions.grid(longer * times.latency.value, longer * times.stage.value, tokens_per_step)
     sent = load.clients(front_us(calibration, load, grid.decode_us[:, -1], layouts.dp))
     loop = closed_loop(grid, sent, load.most_running, layouts.dp, load.gate.after(tokens_per_step))
-    answer = _Intervals(calibration, times.latency, len(layouts))
+    answer = Intervals(calibration, times.latency, len(layouts))
     front = front_us(calibration, load, np.nanmean(loop.tpot, axis=1), layouts.dp)[:, None]
     front = front + opening_us(calibration, load, loop.ttft.shape[1])
     ttft, e2e = loop.ttft + front, loop.e2e + front
@@ -185,7 +185,7 @@ Ends = tuple[Floats, Floats]
 """(low, high) of log(measured ÷ predicted), [n] each."""
 
 
-class _Intervals:
+class Intervals:
     """The 80 % intervals of ``n`` configurations: what held-out runs say, or the steps' own where kernels are outside
     what was measured and less sure than those runs were."""
 

@@ -53,21 +53,30 @@ LEFT_POINTS = 513
 
 
 @dataclass(frozen=True)
-class OpenLoad:
-    """Requests that come at random, whatever the engine does.
+class DrawnRequests:
+    """Requests whose lengths are drawn.
 
     Attributes:
         shape: of a request of mean length.
         drawn: prompt and output lengths of so many requests, shape [n] each.
         longest_tokens: of a request, prompt and output.
-        requests: how many to send; None: as many as it takes.
-        ran: a run of just so many ``requests`` is told of, all of which its client counted, be the engine keeping up or
-            not; else what they see who come once it has filled up.
     """
 
     shape: RequestShape
     drawn: Callable[[int], tuple[Ints, Ints]]
     longest_tokens: int
+
+
+@dataclass(frozen=True)
+class OpenLoad(DrawnRequests):
+    """Requests that come at random, whatever the engine does.
+
+    Attributes:
+        requests: how many to send; None: as many as it takes.
+        ran: a run of just so many ``requests`` is told of, all of which its client counted, be the engine keeping up or
+            not; else what they see who come once it has filled up.
+    """
+
     rate_rps: float
     requests: int | None = None
     ran: bool = False
@@ -86,7 +95,7 @@ class OpenLoad:
 def engines_of(
     served: ServedModel,
     layout: Layouts,
-    load: OpenLoad,
+    load: DrawnRequests,
     kv_tokens: int,
     started: Started,
     ends: Sequence[End] = get_args(End),
@@ -172,18 +181,9 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     for end in ENDS:
         seen[end] = once_settled(simulate(engines[end], requests), load.settling)
     sees = count if load.whole else LONG
-    steps, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
-    plain = steps.take(np.zeros(1, np.int64)).latency
-    how, inside = plain.how, plain.inside
-    chunks = math.ceil(shape.new_tokens / max(started.max_num_batched_tokens - in_flight / float(layout.dp[0]), 1.0))
-    coming = rate_rps / layout.dp * chunks * tpot * shape.tokens_per_step / 1e6
-
-    def between_tokens(time_us: Floats) -> Floats:
-        """[2, 1], from the times of both steps, [2]."""
-        return itl_percentiles(time_us[:1], np.maximum(time_us[1:] / chunks, time_us[:1]), coming)
-
-    value, low, high = (between_tokens(each) for each in (steps.latency.value, steps.latency.low, steps.latency.high))
-    itl_p50, itl_p90 = (Estimates(value[k], low[k], high[k], how, inside) for k in range(2))
+    steps, watts = running(served, layout, shape, rate_rps, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
+    chunks, (itl_p50, itl_p90) = between_tokens(steps, layout, shape, started, (rate_rps, in_flight, tpot))
+    how, inside = itl_p50.how, itl_p50.inside
 
     def latency(metric: Metric, before: Mapping[End, float]) -> Latency:
         """With steps and front end at the ends of their intervals, the engine played again."""
@@ -209,13 +209,36 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         watts,
         np.array([shape.isl / shape.osl]),
         falls_behind=np.array([not load.whole and not keeps_up(seen["high"])]),
-        tpot_parts=_tpot_parts(steps, tpot, (1 + engines["value"].draft_share) / shape.tokens_per_step),
-        ttft_parts=_ttft_parts(float(steps.latency.value[1]) * chunks, warm.mean_us("ttft"), float(front)),
+        tpot_parts=tpot_parts(steps, tpot, (1 + engines["value"].draft_share) / shape.tokens_per_step),
+        ttft_parts=ttft_parts(float(steps.latency.value[1]) * chunks, warm.mean_us("ttft"), float(front)),
         counted_tokens_per_s=None if load.requests is None else counted(load, seen),
     )
 
 
-def _tpot_parts(steps: StepTimes, tpot_us: float, per_token: float) -> dict[str, Floats]:
+def between_tokens(
+    steps: StepTimes, layout: Layouts, shape: RequestShape, started: Started, load: tuple[float, float, float]
+) -> tuple[int, tuple[Estimates, Estimates]]:
+    """(Steps that a prompt takes; times between two tokens that half and nine tenths of them stay below).
+
+    Args:
+        steps: without prompts, and with one (:func:`running`).
+        load: requests a second, how many of them are in flight, and their mean time per output token, µs.
+    """
+    rate_rps, in_flight, tpot_us = load
+    chunks = math.ceil(shape.new_tokens / max(started.max_num_batched_tokens - in_flight / float(layout.dp[0]), 1.0))
+    coming = rate_rps / layout.dp * chunks * tpot_us * shape.tokens_per_step / 1e6
+
+    def at(time_us: Floats) -> Floats:
+        """[2, 1], from the times of both steps, [2]."""
+        return itl_percentiles(time_us[:1], np.maximum(time_us[1:] / chunks, time_us[:1]), coming)
+
+    latency, plain = steps.latency, steps.take(np.zeros(1, np.int64)).latency
+    value, low, high = (at(each) for each in (latency.value, latency.low, latency.high))
+    p50, p90 = (Estimates(value[k], low[k], high[k], plain.how, plain.inside) for k in range(2))
+    return chunks, (p50, p90)
+
+
+def tpot_parts(steps: StepTimes, tpot_us: float, per_token: float) -> dict[str, Floats]:
     """The time per token by cause: a step without prompts as it is made up (``per_token`` of one), and what steps with
     prompts add."""
     plain = {name: values[:1] * per_token for name, values in steps.parts.items()}
@@ -225,7 +248,7 @@ def _tpot_parts(steps: StepTimes, tpot_us: float, per_token: float) -> dict[str,
     return {**parts, "steps with prompts": np.array([max(tpot_us - whole, 0.0)])}
 
 
-def _ttft_parts(own_us: float, engine_us: float, front_us: float) -> dict[str, Floats]:
+def ttft_parts(own_us: float, engine_us: float, front_us: float) -> dict[str, Floats]:
     """The time to the first token: its own prompt's steps, the wait for others' and for the step in progress, and the
     front end."""
     own = min(own_us, engine_us)
@@ -271,15 +294,15 @@ def _unsure(warm: Outcome, rate_rps: float) -> bool:
     )
 
 
-def _running(
-    served: ServedModel, layout: Layouts, load: OpenLoad, in_flight: float, busy: float
+def running(
+    served: ServedModel, layout: Layouts, shape: RequestShape, rate_rps: float, in_flight: float, busy: float
 ) -> tuple[StepTimes, Estimates]:
     """(Steps with ``in_flight`` requests, without prompts and with one; watts of one GPU over time).
 
     Args:
         busy: share of the time in steps.
     """
-    shape, ranks = load.shape, float(layout.dp[0])
+    ranks = float(layout.dp[0])
     decodes = max(round(in_flight / ranks), 1)
     nobody, decoding = np.zeros(2, np.int64), np.array([decodes, decodes])
     prompts = np.array([0, 1])
@@ -293,6 +316,6 @@ def _running(
     )
     both = served.step(layout.take(np.zeros(2, np.int64)), batch.verifying(shape.queries), shape.routing)
     plain, first = both.take(np.zeros(1, np.int64)), both.take(np.ones(1, np.int64))
-    share = np.minimum(load.rate_rps / ranks * first.latency.value / 1e6, max(busy, 1e-9))
+    share = np.minimum(rate_rps / ranks * first.latency.value / 1e6, max(busy, 1e-9))
     activity = Activity.mixed([(Activity.of(plain), max(busy, 1e-9) - share), (Activity.of(first), share)])
     return both, mean_watts(served.gpu, activity, np.array([min(busy, 1.0)]))

@@ -15,7 +15,7 @@ from planner.contract.documents import checked
 from planner.contract.files import mapping_of, read_text
 from planner.contract.workload.grammar import NUMBER, items, tokens
 from planner.contract.workload.lengths import Recorded, standing_for
-from planner.contract.workload.workload import WORDS, WORKLOAD_HELP, Workload, workload_of
+from planner.contract.workload.workload import DATA_SET, WORDS, WORKLOAD_HELP, Workload, workload_of
 from profiles.errors import InputError
 from profiles.values import shown
 
@@ -90,7 +90,7 @@ def _of_mapping(path: Path, given: Mapping[str, Any], skip_failed: bool) -> Work
 
 def _of_trace(path: Path, pairs: Mapping[str, str], skip_failed: bool) -> Workload:
     """The workload of a trace; what the ``pairs`` say goes before what it tells."""
-    taken = [name for name in ("isl", "osl", "spread", "requests") if name in pairs]
+    taken = [name for name in ("isl", "osl", "spread", DATA_SET, "requests") if name in pairs]
     if taken:
         raise InputError(
             f"workload: {taken[0]} has no effect beside the trace {path.name}, which says how long requests are",

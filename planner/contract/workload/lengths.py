@@ -19,12 +19,14 @@ Share = Annotated[float, Field(gt=0, le=10), PLAIN_NUMBER]
 
 
 class Recorded(Document):
-    """Requests of a trace that a workload was made from."""
+    """Requests of a trace, or of a public data set, that a workload was made from."""
 
     name: str = Field(min_length=1, max_length=LONGEST_TEXT, description="what reports call the trace")
     requests: Annotated[int, Field(gt=0), PLAIN_NUMBER] = Field(description="with an output, refused ones among them")
     skipped: Annotated[int, Field(ge=0), PLAIN_NUMBER] = Field(default=0, description="without an output, left out")
-    seconds: Annotated[float, Field(ge=0), PLAIN_NUMBER] = Field(description="from the first to the last")
+    seconds: Annotated[float, Field(ge=0), PLAIN_NUMBER] = Field(
+        description="from the first to the last; 0: they have no times"
+    )
     rate_of: str = Field(max_length=200, description="what part of the trace the rate is of")
     fullest_second: Annotated[int, Field(gt=0), PLAIN_NUMBER] = Field(
         default=1, description="requests that came within one second, at most: bursts that a rate does not show"
@@ -41,6 +43,11 @@ class Recorded(Document):
         description="prompt lengths of requests that stand for all: each for as many as the others",
     )
     osl: tuple[Tokens, ...] = Field(min_length=1, max_length=MOST_LENGTHS, description="their output lengths")
+
+    @property
+    def timed(self) -> bool:
+        """Whether they came at times of their own, as those of a trace; not those of a data set."""
+        return self.seconds > 0
 
 
 def standing_for(isl: Ints, osl: Ints) -> tuple[Ints, Ints]:

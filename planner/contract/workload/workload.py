@@ -208,6 +208,16 @@ class Workload(Document):
         return min(int(self.prefix_hit * self.mean_isl + 1e-9), self.mean_isl - 1)
 
     @property
+    def shares(self) -> tuple[Share, Share]:
+        """What lengths are spread between, of ``isl`` and ``osl``; recorded ones as from nothing to twice the mean."""
+        return self.spread or ((1.0, 1.0) if self.recorded is None else (0.0, 2.0))
+
+    @property
+    def of_data_set(self) -> bool:
+        """Whether lengths are those of a data set, whose requests came at no time of their own."""
+        return self.recorded is not None and not self.recorded.timed
+
+    @property
     def shape(self) -> RequestShape:
         """A request as the cost model knows it: where they vary, one of mean lengths."""
         drafting = None if self.speculation is None else SpeculativeDecoding(**self.speculation.model_dump())
@@ -222,7 +232,10 @@ class Workload(Document):
         rng = np.random.default_rng(seed)
         if self.recorded is not None:
             isl, osl = self._recorded(self.recorded)
-            order = rng.permutation(np.resize(rng.permutation(len(isl)), n))
+            every = rng.permutation(len(isl))
+            if n < len(isl):  # of all lengths, as they are in order
+                every = np.rint(np.linspace(0, len(isl) - 1, n)).astype(np.int64)
+            order = rng.permutation(np.resize(every, n))
             return isl[order], osl[order]
         (first, last), (fewest, most) = self._ends
         isl, osl = rng.integers(first, last + 1, n), rng.integers(fewest, most + 1, n)
@@ -234,7 +247,7 @@ class Workload(Document):
         """Its lengths in words."""
         words = f"{self.isl:,} tokens in, {self.osl:,} out"
         if self.recorded is not None:
-            words += f" on average, as recorded in {self.recorded.name}"
+            words += f" on average, as {'recorded in' if self.recorded.timed else 'those of'} {self.recorded.name}"
         elif self.spread is not None:
             low, high = self.spread
             words += f", each between {low * 100:g} and {high * 100:g} % of that"
@@ -271,9 +284,13 @@ _RATE = re.compile(rf"(-?{NUMBER})\s*(?:rps|/s)?", re.IGNORECASE | re.ASCII)
 _PLAIN = re.compile(rf"(-?{NUMBER})", re.IGNORECASE | re.ASCII)
 _SPREAD = re.compile(rf"({NUMBER})\s*(?:-|–|to)\s*({NUMBER})", re.IGNORECASE | re.ASCII)
 
+DATA_SET = "dataset"
+"""Name of pairs and columns for the public data set whose lengths requests have."""
+
 _KINDS = {
     **dict.fromkeys(("isl", "osl", "max_len"), "a whole number of tokens"),
     "spread": "two shares of a length, as in spread=0.8-1",
+    DATA_SET: "a public data set, as in dataset=sharegpt",
     "rate": "a rate",
     **dict.fromkeys(("concurrency", "requests"), "a whole number"),
     "routing": "a routing",
@@ -304,7 +321,7 @@ _SPECULATION_HELP = "write both, for example draft=4,acceptance=0.7"
 
 
 def parse_workload(text: str) -> Workload:
-    """``isl=4000,osl=500[,spread=0.8-1][,max_len=8K][,rate=20|,concurrency=64][,requests=5000][,routing=balanced]
+    """``isl=4000,osl=500[,spread=0.8-1|,dataset=sharegpt][,max_len=8K][,rate=20|,concurrency=64][,requests=5000][,routing=balanced]
     [,prefix_hit=0.5][,draft=4,acceptance=0.7[,draft_cost=0.05]][,images=2,image=1024x1024]``; rate in requests per
     second, in lengths 1k is 1,000 and 1K is 1,024.
 
@@ -340,7 +357,12 @@ def workload_of(pairs: Iterable[tuple[str, str]], beside: Mapping[str, Any] | No
         if speculation and field not in speculation:
             raise InputError(f"workload: {name} is missing, which speculative decoding needs", _SPECULATION_HELP)
     images, size = fields.pop("images", ""), fields.pop("image", "")
+    named = fields.pop(DATA_SET, "")
     document = {**(beside or {}), **{_FIELDS.get(name, name): value for name, value in fields.items()}}
+    if named:
+        from planner.contract.workload.data_sets import lengths_of  # deferred: few workloads name a data set
+
+        document |= lengths_of(named, *(document.get(name) for name in ("isl", "osl", "max_len")))
     if speculation:
         document["speculation"] = checked(Speculation, speculation, "workload")
     if images or size:
@@ -350,7 +372,7 @@ def workload_of(pairs: Iterable[tuple[str, str]], beside: Mapping[str, Any] | No
 
 def _value(name: str, text: str) -> Any:
     """The value of a pair; None where it is not of its kind."""
-    if name in ("routing", "images", "image"):
+    if name in ("routing", "images", "image", DATA_SET):
         return text or None
     if name in ("isl", "osl", "max_len"):
         return tokens(text)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.names import framework_names
 from planner.contract.words import columns_of, folded, words
-from planner.serving import asked_rows, campaigns, containers, harness_words, silicon_samples
+from planner.serving import asked_rows, campaigns, containers, data_set_words, harness_words, silicon_samples
 from planner.serving.measured.columns import holds_measured
 from planner.serving.prediction_table import ADDED, OPTIONAL, PREDICTED_SUFFIX, REQUIRED
 
@@ -18,7 +18,7 @@ BESIDE = frozenset(
         *(
             *containers.CONTAINERS,
             *harness_words.DTYPES,
-            *harness_words.DATA_SETS,
+            *data_set_words.DATA_SETS,
             *campaigns.WHO,
             *asked_rows.APART,
             silicon_samples.DESCRIBED,

@@ -292,9 +292,9 @@ def _workload_notes(work: Workload, groups: list[Group]) -> list[str]:
     if work.recorded is not None:
         trace = work.recorded
         skipped = f", {trace.skipped:,} without output left out" if trace.skipped else ""
+        came = f"the rate is of {trace.rate_of}, within which" if trace.timed else "at the rate given"
         notes.append(
-            f"lengths are those of {trace.requests:,} requests of {trace.name}{skipped}; the rate is of "
-            f"{trace.rate_of}, within which requests come at random"
+            f"lengths are those of {trace.requests:,} requests of {trace.name}{skipped}; {came} requests come at random"
         )
         at_random = (work.rate_rps or 0.0) + 4 * math.sqrt(work.rate_rps or 0.0) + 1
         if trace.fullest_second > at_random:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from costmodels.serving.frameworks.framework import find_framework
@@ -11,7 +12,7 @@ from costmodels.serving.frameworks.history import Release
 from planner.contract.workload.workload import parse_workload
 from planner.serving.asked_rows import AskedRow, asked_row
 from planner.serving.campaigns import CampaignEngine, as_started, campaigns
-from planner.serving.prediction_table import model_at
+from planner.serving.prediction_table import model_at, predict
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
 
@@ -144,3 +145,13 @@ def test_lengths_are_drawn_as_the_campaign_draws_them(said: dict[str, str], spre
     row = asked(**said)
     assert row.workload.spread == spread
     assert any(note.startswith("spread: not given") for note in row.notes) == (not said)
+
+
+def test_fp8_of_a_model_that_is_published_in_mxfp4_alone_is_of_something_else_where_it_ran() -> None:
+    row = {"model": "openai/gpt-oss-20b", "gpu": "H100", "framework": "vllm", "isl": "512", "osl": "64"}
+    table = pd.DataFrame([{**row, "concurrency": "4", "precision": "fp8", "tpot_ms_mean": "5"}])
+    ran = predict(table, beside_measured=True).iloc[0]
+    assert ran["error"] == ""
+    assert "'fp8' is not of openai/gpt-oss-20b's weights, which are published in mxfp4" in ran["note"]
+    asked = predict(table.drop(columns="tpot_ms_mean")).iloc[0]
+    assert "requantizing it to fp8 is not done" in asked["error"]

@@ -28,12 +28,18 @@ def test_lengths_of_sglangs_default_are_drawn_from_one_token_on() -> None:
     assert (found["isl"], found["osl"], found["spread"]) == ("1024", "1024", "0.01-1")
 
 
-@pytest.mark.parametrize("more", [{"dataset_name": "sharegpt"}, {"total_input_tokens": "196000"}])
-def test_random_lengths_that_were_not_sent_are_not_read(more: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("more", "drawn"),
+    [
+        ({"dataset_name": "sharegpt"}, {"dataset": "sharegpt_whole"}),
+        ({"total_input_tokens": "196000"}, {"spread": "0.5-1.5"}),
+    ],
+)
+def test_random_lengths_that_were_not_sent_are_not_read(more: dict[str, str], drawn: dict[str, str]) -> None:
     notes: list[str] = []
     found = in_our_terms({**SGLANG, "total_output_tokens": "132000", **more}, notes)
     assert found["osl"] == "206"
-    assert found["spread"] == "0.5-1.5"
+    assert {name: found[name] for name in ("spread", "dataset") if found.get(name)} == drawn
     assert "osl is total_output_tokens ÷ completed: 206" in notes
 
 
@@ -127,11 +133,19 @@ def test_a_column_in_other_spelling_is_the_same() -> None:
     assert plain["tpot_ms_mean"][0] == spaced["tpot_ms_mean"][0]
 
 
+def test_random_prompts_are_of_one_length_unless_a_ratio_is_told() -> None:
+    """vLLM's results tell no ratio: its client sends lengths as they are asked for unless it is told one."""
+    totals = {"completed": "500", "total_input_tokens": "1997942", "total_output_tokens": "99803"}
+    for name in ("random", "sonnet", "prefix_repetition"):
+        assert "spread" not in in_our_terms({**totals, "dataset_name": name}, [])
+    assert in_our_terms({**totals, "dataset_name": "custom"}, [])["spread"] == "0.5-1.5"
+
+
 def test_lengths_of_a_named_data_set_of_conversations_differ() -> None:
     notes: list[str] = []
-    said = {"isl": "232.6", "osl": "220.61", "rate": "4", "dataset_name": "ShareGPT_V3"}
+    said = {"isl": "232.6", "osl": "220.61", "rate": "4", "dataset_name": "lmsys-chat-1m"}
     assert in_our_terms(said, notes)["spread"] == "0.5-1.5"
-    assert "means of ShareGPT_V3" in notes[0]
+    assert "means of lmsys-chat-1m" in notes[0]
     assert "spread" not in in_our_terms({**said, "dataset_name": "random"}, [])
     assert in_our_terms({**said, "spread": "0.8-1"}, [])["spread"] == "0.8-1"
 
