@@ -167,7 +167,7 @@ def told(days: list[Day]) -> list[str]:
         f"tests.benchmarks.fleets_days`), replayed with {len(SEEDS)} seeds that no plan saw, each step judged by "
         f"itself: **{held} of {steps} steps hold**. *Worst*: the least share of a step's requests within a bound, less "
         "what was promised. *Not known*, *misses*: the time limit ended, on a machine that others used, before the "
-        "engines of some kind had been simulated in all of their steps, or before the fleet was mended where they missed."
+        "engines of some kind had been simulated in all of their steps, or before the fleet was mended where they miss."
     )
     return [words, "", *rows]
 
