@@ -101,14 +101,17 @@ def _form(values: list[Any]) -> str:
     if any(isinstance(each, np.ndarray) and not each.flags.c_contiguous for each in values):
         raise ValueError("the compiled loop takes arrays whose elements lie one after the other")
     return " ".join(
-        f"{each.dtype.descr}{each.ndim}" if isinstance(each, np.ndarray) else type(each).__name__ for each in values
+        f"{each.dtype.descr if each.dtype.names else each.dtype.str}{each.ndim}"
+        if isinstance(each, np.ndarray)
+        else type(each).__name__
+        for each in values
     )
 
 
 def _block(values: list[Any]) -> ctypes.Array[ctypes.c_char]:
     parts: list[int | float] = []
     for value in values:
-        parts += [value.ctypes.data, *value.shape] if isinstance(value, np.ndarray) else [value]
+        parts += [value.__array_interface__["data"][0], *value.shape] if isinstance(value, np.ndarray) else [value]
     kinds = "".join("d" if isinstance(part, float) else "q" for part in parts)
     return ctypes.create_string_buffer(struct.pack(kinds, *parts))
 

@@ -85,10 +85,10 @@ class ServedModel:
     @cached_property
     def calibration(self) -> Calibration:
         """What engines of it take beyond their kernels."""
-        day = self.framework.nearest.date
-        resolved = (self.own_calibration or self.framework.fitted).resolved(
-            self.gpu, day, self.model.name, self.kind, greedy=self.greedy, slow=self.slow
-        )
+        known, day = self.own_calibration or self.framework.fitted, self.framework.nearest.date
+        if day is not None:  # the trend of releases is not followed back beyond those that runs are of
+            day = max(day, min(known.effects.days, default=day))
+        resolved = known.resolved(self.gpu, day, self.model.name, self.kind, greedy=self.greedy, slow=self.slow)
         return self.framework.less_sure(resolved, self.gpu.vendor)
 
     @cached_property

@@ -154,6 +154,7 @@ def deployment_of_shapes(text: str, asked: EngineAsked, catalogue: Catalogue = S
     engines = []
     for shape, layout, told in zip(shapes, layouts, notes, strict=True):
         layout, held = _with_buffers(layout, limits, framework, said="max_num_seqs" not in started.assumed)
+        layout, held = _with_steps(layout, held, framework, decodes=shape.role == "decode")
         spec = EngineSpec.of(framework, model, precision, layout, held, node.gpus, shape.role)
         command = launch(spec).command
         engines.append(
@@ -212,6 +213,26 @@ def _with_buffers(layout: Layout, limits: Limits, framework: Framework, *, said:
         )
     held = limits.model_copy(update={"max_sequences": min(limits.max_sequences, tokens * layout.tp)})
     return layout.model_copy(update={"dispatch_tokens": tokens}), held
+
+
+def _with_steps(layout: Layout, limits: Limits, framework: Framework, *, decodes: bool) -> tuple[Layout, Limits]:
+    """With steps that hold no more tokens than a low-latency exchange has buffers for, where those are of whole steps.
+
+    Raises:
+        InputError: the engine's prompts need more.
+    """
+    held, step = layout.dispatch_tokens * layout.tp, limits.max_tokens_per_step
+    if not _low_latency(layout) or not framework.buffers_of_step or (decodes and step <= held):
+        return layout, limits
+    if not decodes and step > (most := framework.parallelism.dispatch_tokens[1] * layout.tp):
+        raise InputError(
+            f"max_num_batched_tokens: {step} tokens of a step are more than the {most} that the exchange is to have "
+            f"buffers for; {framework.title} makes them for whole steps",
+            f"give max_num_batched_tokens={most} or less, or an exchange other than {layout.exchange}",
+        )
+    if decodes:
+        return layout, limits.model_copy(update={"max_tokens_per_step": held})
+    return layout.model_copy(update={"dispatch_tokens": -(-step // layout.tp)}), limits
 
 
 def _check_pairs(framework: Framework, model: Architecture, shapes: tuple[Shape, ...]) -> None:

@@ -15,7 +15,7 @@ from planner.contract.provenance import NOT_USED, PACKAGE
 from planner.contract.published import validated
 from planner.contract.quantities import Interval
 from planner.power import document as told
-from planner.power.judge import SMALL_ROW, Days, Judge, Verdict
+from planner.power.judge import MOST_EXTRA, SMALL_ROW, Days, Judge, Verdict
 from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES, Clocks, Level, Policy
 from planner.power.report import SIMPLEST, Judged, Solved, solved
 from planner.power.request import PowerRequest
@@ -367,6 +367,11 @@ def _provenance(made: Solved) -> told.PowerProvenance:
         notes.append(
             f"{made.row.main.gpu} has no known settable clocks: no policy that caps is judged, and the brake is "
             "taken to leave the share of the highest clock that a DGX-A100's does"
+        )
+    if any(each.limited_by == "tried" for each in made.results.values()):
+        notes.append(
+            f"no more than {made.judge.most} servers are tried, {MOST_EXTRA:.0%} beyond today's: where as many hold, "
+            "let today and the trace be of a row nearer to its budget"
         )
     if made.request.control.brake_on == "breaker":
         notes.append(

@@ -92,7 +92,7 @@ def solved(
         if progress is not None:
             progress(Step(f"policy {name}", done, len(names)))
         if name == "nameplate":
-            policy, servers = none(), _by_nameplate(row)
+            policy, servers = none(), min(_by_nameplate(row), judge.most)
         elif name == "ours":
             chosen, policy, servers = _ours(judge, best(trainer, guess + 2))
             simple = _most_held(results)
@@ -219,10 +219,10 @@ def _by_nameplate(row: RowModel) -> int:
 
 
 def _limit(judge: Judge, policy: Policy, servers: int, name: str) -> str:
-    if name == "nameplate":
-        return "nameplate"
     if servers >= judge.most:
         return "places" if judge.row.tree.most == servers else "tried"
+    if name == "nameplate":
+        return "nameplate"
     if judge.holds(policy, servers + 1):
         return "chosen"
     known = judge.known(policy, servers + 1)

@@ -166,7 +166,8 @@ def told(days: list[Day]) -> list[str]:
         f"{len(days)} of {len(SETTINGS)} days whose rates and mixtures change from step to step (`python -m "
         f"tests.benchmarks.fleets_days`), replayed with {len(SEEDS)} seeds that no plan saw, each step judged by "
         f"itself: **{held} of {steps} steps hold**. *Worst*: the least share of a step's requests within a bound, less "
-        "what was promised."
+        "what was promised. *Not known*, *misses*: the time limit ended, on a machine that others used, before the "
+        "engines of some kind had been simulated in all of their steps, or before the fleet was mended where they miss."
     )
     return [words, "", *rows]
 

@@ -52,13 +52,15 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Model and load among the options of AIPerf and GenAI-Perf."""
+    """Model, load and data set among the options of AIPerf and GenAI-Perf."""
     out: dict[str, Any] = {}
     for name, value in _leaves(config):
         if name in ("model_names", "models", "model") and isinstance(value, list | str) and value:
             out.setdefault("model", value if isinstance(value, str) else value[0])
         elif name in ("concurrency", "request_rate") and isinstance(value, int | float) and not isinstance(value, bool):
             out.setdefault(name, value)
+        elif name == "public_dataset" and isinstance(value, str):
+            out.setdefault("dataset", value)
     return out
 
 

@@ -91,6 +91,20 @@ def test_a_low_latency_engine_holds_no_more_sequences_than_its_buffers() -> None
     assert "lower it to 128" in str(caught.value.hint)
 
 
+def test_buffers_of_whole_steps_bound_the_step() -> None:
+    """vLLM's since 0.20: a decode engine is started with small steps, one that does both is refused unless it is."""
+    vllm = WIDE.model_copy(update={"framework": "vllm"})
+    text = "prefill=1xTP1 DP16 EP16,decode=1xTP1 DP16 EP16 low-latency"
+    decode = deployment_of_shapes(text, vllm).engines[1]
+    assert decode.limits.max_tokens_per_step == decode.layout.dispatch_tokens == 256
+    both = "1xTP1 DP16 EP16 low-latency"
+    with pytest.raises(InputError, match=r"8192 tokens of a step are more than the 1024 .* whole steps") as caught:
+        deployment_of_shapes(both, vllm)
+    assert "max_num_batched_tokens=1024 or less" in str(caught.value.hint)
+    small = deployment_of_shapes(both, vllm.model_copy(update={"max_num_batched_tokens": 1024}))
+    assert small.engines[0].limits.max_tokens_per_step == small.engines[0].layout.dispatch_tokens == 1024
+
+
 @pytest.mark.parametrize(
     ("text", "why", "hint"),
     [

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from planner.power.judge import Days, Judge
-from planner.power.policy import polca, static
-from planner.power.report import _check_keeps_up
+from planner.power.policy import none, polca, static
+from planner.power.report import _by_nameplate, _check_keeps_up, _limit
 from planner.power.request import parse_power_request
 from planner.power.row import row_without_load
 from planner.power.server import own_clock
@@ -85,3 +85,13 @@ def test_a_load_that_no_caps_would_help_is_refused(fields: dict[str, Any]) -> No
             continue
         with pytest.raises(InputError, match="today's 8 do not keep up with their load"):
             _check_keeps_up(judge, 8)
+
+
+def test_no_more_servers_are_said_than_were_tried(fields: dict[str, Any]) -> None:
+    """Nameplates may allow many times today's, of whose load nothing was drawn."""
+    request = parse_power_request({**fields, "supply": {"name": "row", "budget_watts": "1MW"}})
+    judge = Judge(row_without_load(request), request, Days(3, 1))
+    assert _by_nameplate(judge.row) == 200
+    assert judge.most == 13
+    assert _limit(judge, none(), 13, "nameplate") == "tried"
+    assert _limit(judge, none(), 12, "nameplate") == "nameplate"

@@ -122,17 +122,18 @@ def test_guidellms_document_is_a_row_for_each_benchmark(tmp_path: Path) -> None:
     assert truth["e2e_ms_mean"].tolist() == [4000.0] * 4
 
 
-def test_aiperfs_document_says_model_and_load_among_its_options(tmp_path: Path) -> None:
+def test_aiperfs_document_says_model_load_and_data_among_its_options(tmp_path: Path) -> None:
     document = {
         "schema_version": "1.0",
         "inter_token_latency": {"unit": "ms", "avg": 8.05},
         "input_config": {
             "endpoint": {"model_names": ["Qwen/Qwen3-8B"]},
+            "input": {"public_dataset": "sharegpt"},
             "loadgen": {"concurrency": 16, "request_rate": None},
         },
     }
     table = read(tmp_path, "a.json", json.dumps(document))
-    assert (table["model"][0], table["concurrency"][0]) == ("Qwen/Qwen3-8B", "16")
+    assert (table["model"][0], table["concurrency"][0], table["dataset"][0]) == ("Qwen/Qwen3-8B", "16", "sharegpt")
     assert measured_columns(table).values["tpot_ms_mean"].tolist() == [8.05]
 
 
