@@ -349,6 +349,20 @@ def search(job: Job, allowed: Restrictions, *, fastest: bool = False) -> LayoutS
     return LayoutSearch(job, allowed, gathering, considered, legal, rejected, coarse, fine, wide, fastest)
 
 
+def points_of(job: Job, layouts: Layouts, budget: int) -> list[OperatingPoints]:
+    """What :func:`search` finds of the one engine of ``layouts`` (1,) with one ``budget``, without a look at others:
+    its points within the SLO, if there are any, and those of the grid; nothing where memory does not hold its
+    requests."""
+    budgets = np.array([budget])
+    most = sequences_that_fit(job, layouts, budgets)
+    if most[0] < 1:
+        return []
+    engines = _Engines(job, layouts, budgets, most)
+    coarse, rows = _coarse(engines, fastest=False)
+    fine = _refine(engines, coarse, rows)
+    return [coarse] if fine is None else [fine, coarse]
+
+
 def _coarse(engines: _Engines, *, fastest: bool) -> tuple[OperatingPoints, Ints]:
     """(points of the grid, the engine of each)."""
     every = np.arange(len(engines.budget))

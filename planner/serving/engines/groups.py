@@ -68,16 +68,20 @@ class Group:
         """What the engine is started with."""
         if self.started_with is not None:
             return self.started_with
-        served = self.job.served
-        tokens, sequences = self.candidate.batch_limits
-        work = self.job.workload
-        longest = work.longest_tokens if work.max_len else -(-work.longest_tokens // 256) * 256
-        return Limits(
-            max_sequences=sequences,
-            max_tokens_per_step=tokens,
-            max_model_len=served.framework.limits.max_model_len or min(served.model.max_context_tokens, longest),
-            memory_fraction=served.framework.limits.memory_fraction,
-        )
+        return limits_of(self.candidate)
+
+
+def limits_of(candidate: EngineCandidate) -> Limits:
+    """What an engine is started with for the workload that it was found for."""
+    served, work = candidate.job.served, candidate.job.workload
+    tokens, sequences = candidate.batch_limits
+    longest = work.longest_tokens if work.max_len else -(-work.longest_tokens // 256) * 256
+    return Limits(
+        max_sequences=sequences,
+        max_tokens_per_step=tokens,
+        max_model_len=served.framework.limits.max_model_len or min(served.model.max_context_tokens, longest),
+        memory_fraction=served.framework.limits.memory_fraction,
+    )
 
 
 @dataclass(frozen=True)

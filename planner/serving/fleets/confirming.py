@@ -13,25 +13,20 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
+from planner.contract.engine import Limits
 from planner.contract.progress import Step
-from planner.contract.workload.classes import LengthClass
 from planner.serving.confirmation.trial import SETTLES, Trial
-from planner.serving.engines.groups import Group, Pair, pairs_of
+from planner.serving.engines.groups import Group, Pair, limits_of, pairs_of
 from planner.serving.engines.latency import Check
-from planner.serving.engines.protocol import EngineCandidate
-from planner.serving.fleets.capacities import ModelEngine, service_request
 from planner.serving.fleets.class_outcomes import class_holds, promised
 from planner.serving.fleets.counted import with_capacity
 from planner.serving.fleets.decision import Answered, Fleet, ServiceLoad, solved
-from planner.serving.fleets.mixtures import longest_of, workload_of
 from planner.serving.fleets.tails import FORGETS, busiest, kept_for_mixtures, other_draw, rates_on
-from planner.serving.fleets.under_mixtures import candidate_of
-from planner.serving.operating_points import Job
-from planner.serving.planning import CostOf, jobs_of
+from planner.serving.fleets.under_mixtures import Mixtures
+from planner.serving.planning import CostOf
 from planner.serving.request import PlanRequest
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.question import MixQuestion
@@ -144,7 +139,7 @@ class Confirming:
     """Simulates and chooses anew."""
 
     def __init__(self, cost_of: Mapping[int, CostOf], models: Mapping[int, Architecture], progress: Progress) -> None:
-        self._cost_of, self._models, self._tell = cost_of, models, progress
+        self._tell, self._mixtures = progress, Mixtures(cost_of, models)
         self._strict: set[Key] = set()  # kinds whose requests do not make up for those that miss the promise
         self._raised: set[Key] = set()  # kinds that were believed to carry more than at first
         self._capped: Container[Key] = ()  # kinds that are never believed to
@@ -357,51 +352,25 @@ class Confirming:
 
     def loaded(self, found: Answered, variant: int, t: int, used: float) -> Loaded | None:
         """A kind of engine under its mixture in step ``t``; None: it does not keep up with it at any load."""
-        fleet, engines = found.fleet, found.answer.engines
+        engines = found.answer.engines
         assert engines is not None
-        v = fleet.chosen.variants[variant]
-        service = fleet.services[v.service]
-        engine = service.engines[v.engine]
-        assert isinstance(engine, ModelEngine)
-        rates = rates_on(found, variant, t)
-        if not rates.any():  # it stands by for a loss, and may then be sent whatever it carries
-            rates = np.where(service.capacity[:, v.engine] > 0, service.rates[t], 0.0)
-        count = int(engines[t][variant])
-        # It admits what it is sent in other steps, and after a loss what the others no longer carry.
-        also = np.any([rates, *(rates_on(found, variant, step) for step in range(len(engines)))], axis=0)
-        if found.question.survive.any:
-            also |= service.capacity[:, v.engine] > 0
-        request, candidate = self._under(fleet, v.service, engine, rates, also)
-        if candidate is None:
+        service = found.fleet.services[found.fleet.chosen.variants[variant].service]
+        under, count = self._mixtures.of(found, variant, t), int(engines[t][variant])
+        if under.candidate is None:
             return None
-        load = float(rates.sum()) / count
-        load = load if used > 0 else min(load, float(candidate.rate_rps.value[0]))
-        share = float(rates.sum()) / max(float(service.rates[t].sum()), 1e-300) if used > 0 else 0.0
+        load = under.rps / count
+        load = load if used > 0 else min(load, float(under.candidate.rate_rps.value[0]))
+        share = under.rps / max(float(service.rates[t].sum()), 1e-300) if used > 0 else 0.0
         group = Group(
-            f"engine-{variant}", candidate, (variant,), count, share, load, candidate.at(load), candidate.rate_rps
-        )
-        return Loaded(variant, t, request, group, used)
+            f"engine-{variant}", under.candidate, (variant,), count, share, load, under.at(load),
+            under.candidate.rate_rps,
+        )  # fmt: skip
+        return Loaded(variant, t, under.request, group, used)
 
-    def _under(
-        self, fleet: Fleet, number: int, engine: ModelEngine, rates: Floats, also: NDArray[np.bool_]
-    ) -> tuple[PlanRequest, EngineCandidate | None]:
-        """An engine under a mixture, admitting all that the classes it may ``also`` get (classes,) may hold; where its
-        memory does not hold that, what its own may, or all that the mixture's own requests are."""
-        service = fleet.services[number]
-        context = self._models[number].max_context_tokens
-        for longest in (*(longest_of(_those(service.classes, those), context) for those in (also, rates > 0)), None):
-            work = workload_of(
-                service.classes, rates, speculation=service.asked.speculation, name="mixture", max_len=longest
-            )
-            request = service_request(fleet.request, service.asked, fleet.cluster, work)
-            candidate = candidate_of(self._job(request, engine, number), engine)
-            if candidate is not None:
-                break
-        return request, candidate
-
-    def _job(self, request: PlanRequest, engine: ModelEngine, service: int) -> Job:
-        jobs, _ = jobs_of(request, self._models[service], engine.precision, self._cost_of[service])
-        return next(job for job in jobs if job.pool_index == engine.pool_index)
+    def limits(self, found: Answered, variant: int, t: int) -> Limits | None:
+        """What a kind is started with for its mixture in step ``t``; None: as of :meth:`loaded`."""
+        candidate = self._mixtures.of(found, variant, t).candidate
+        return None if candidate is None else limits_of(candidate)
 
     def standing_by(self, found: Answered, engines: Mapping[int, Loaded]) -> dict[int, Loaded]:
         """The kinds that run and get no request in any step: what a loss needs. As if they carried what they can."""
@@ -428,7 +397,3 @@ class Confirming:
             check = None if trial is None else trial.check()
             out[variant] = replace(each, check=None if trial is None or check is None else trial.with_ends(check))
         return out
-
-
-def _those(classes: Sequence[LengthClass], which: NDArray[np.bool_]) -> list[LengthClass]:
-    return [classes[i] for i in np.flatnonzero(which).tolist()]

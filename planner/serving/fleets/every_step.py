@@ -251,9 +251,9 @@ class EveryStep:
 
     # -------------------------------------------------------------- what is told
 
-    def told(self, found: Answered, deadline: Deadline) -> StepsTold:
+    def told(self, found: Answered, deadline: Deadline, checked: Mapping[int, Loaded]) -> StepsTold:
         """Which kinds of engine miss their promise in a step: of those that were simulated, and as far as time goes of
-        all others."""
+        all others; ``checked``: by variant, as they are started, simulated in their busiest steps."""
         engines, until = self.partners(found), deadline.part(OF_TIME)
         looked: dict[int, dict[int, float]] = {}
         untold: set[int] = set()
@@ -263,6 +263,9 @@ class EveryStep:
                 looked.setdefault(variant, {})[t] = self.carried(found, (variant, t), engines)
             else:
                 untold.add(variant)
+        for variant, each in checked.items():  # near mixtures may have told too much of it
+            if each.pairs and each.check is None and each.used > 0:
+                looked.setdefault(variant, {})[each.step] = 0.0
         notes: dict[int, str] = {}
         for variant, steps in looked.items():
             missed = [t for t, times in steps.items() if times < 1.0]

@@ -79,8 +79,8 @@ def limits_of_all(found: Answered, confirming: Confirming, engines: Mapping[int,
     well as what they have at their busiest: the plan says that the promise holds then, of engines that are not started
     anew for it."""
     limits = {variant: each.group.limits for variant, each in engines.items()}
-    for variant, each in _in_other_steps(found, confirming, engines):
-        limits[variant] = _either(limits[variant], each.group.limits)
+    for variant, other in _in_other_steps(found, confirming, engines):
+        limits[variant] = _either(limits[variant], other)
     for theta, loss, shares in islice(_by_what_they_leave(found), MOST_MIXTURES):
         if theta > 0:
             for variant, each in _after(found, confirming, loss, shares)[1].items():
@@ -91,11 +91,10 @@ def limits_of_all(found: Answered, confirming: Confirming, engines: Mapping[int,
 
 def _in_other_steps(
     found: Answered, confirming: Confirming, engines: Mapping[int, Loaded]
-) -> Iterator[tuple[int, Loaded]]:
+) -> Iterator[tuple[int, Limits]]:
     for variant, each in engines.items():
-        used = used_of(found, variant)
-        for t in np.flatnonzero(used > 0).tolist():
-            other = None if t == each.step else confirming.loaded(found, variant, t, float(used[t]))
+        for t in np.flatnonzero(used_of(found, variant) > 0).tolist():
+            other = None if t == each.step else confirming.limits(found, variant, t)
             if other is not None:
                 yield variant, other
 

@@ -285,7 +285,7 @@ class _Modelled:
         engines = confirming.with_checks(engines) if checked else engines
         engines = {**engines, **started(found, confirming.standing_by(found, engines), limits, engines)}
         assert self.deadline is not None
-        beside = decided.every.told(found, self.deadline) if checked and len(fleet.steps) > 1 else StepsTold()
+        beside = decided.every.told(found, self.deadline, engines) if checked and len(fleet.steps) > 1 else StepsTold()
         settled = replace(settled, notes=(*settled.notes, *beside.notes))
         self._tell(Step("comparing with other fleets", CONFIRMED))
         comparisons = compare(found, self.deadline, confirming.without_tails(settled), decided.other)

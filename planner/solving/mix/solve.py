@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -67,7 +68,8 @@ def solve_mix(
     """The cheapest fleet. ``gap``: relative, at which it is good enough; ``prices``: known from questions like it, and
     ``near`` (steps, n): what was found for one. ``every_kind``: also of kinds that others make needless."""
     if question.shunned is not None:
-        return _unshunned(question, seconds, gap, prices, near, every_kind)
+        asked = partial(solve_mix, seconds=seconds, gap=gap, prices=prices, near=near, every_kind=every_kind)
+        return _unshunned(question, asked)
     some = None if every_kind else fewer(question)
     if some is not None:
         return _of_fewer(some, seconds, gap, prices, near)
@@ -94,6 +96,8 @@ def solve_mix(
 def mended_mix(question: MixQuestion, engines: Ints, prices: Sequence[Floats], *, seconds: float) -> MixAnswer:
     """``engines`` (steps, n) with as many more as carry everything, and without those that are not needed for it;
     ``prices``: known from questions like it. The bound is that of engines in parts."""
+    if question.shunned is not None:
+        return _unshunned(question, partial(mended_mix, engines=engines, prices=prices, seconds=seconds))
     begun = time.perf_counter()
     search = Rounds(question, Deadline(seconds), 1e-9)
     search.begin(prices)
@@ -103,16 +107,14 @@ def mended_mix(question: MixQuestion, engines: Ints, prices: Sequence[Floats], *
     return _answer(search, begun)
 
 
-def _unshunned(
-    question: MixQuestion, seconds: float, gap: float, prices: Sequence[Floats], near: Ints | None, every_kind: bool
-) -> MixAnswer:
+def _unshunned(question: MixQuestion, asked: Callable[[MixQuestion], MixAnswer]) -> MixAnswer:
     """Chosen with what is shunned counted as cost, and answered without: the bound is that of fleets which have no more
     of it."""
     shunned = question.shunned
     assert shunned is not None
     dearer = replace(question.kinds, cost=question.kinds.cost + shunned)
     counted = replace(question, kinds=dearer, paid=question.of_budget, shunned=None)
-    found = solve_mix(counted, seconds=seconds, gap=gap, prices=prices, near=near, every_kind=every_kind)
+    found = asked(counted)
     if found.engines is None or found.objective is None or found.bound is None:
         return found
     beside = mean_cost(question, shunned, found.engines)

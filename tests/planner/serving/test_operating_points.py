@@ -26,6 +26,7 @@ from planner.serving.operating_points import (
     has_room,
     peak_sequences,
     percentile_ms,
+    points_of,
     search,
     sequences_that_fit,
     served_on,
@@ -64,6 +65,22 @@ def free(bare: ProfileStore) -> LayoutSearch:
 @pytest.fixture(scope="module")
 def bounded(bare: ProfileStore) -> LayoutSearch:
     return search(job(bare, slo="ttft=300ms,tpot_p99=12ms"), FREE)
+
+
+@pytest.mark.parametrize("slo", ["", "ttft=300ms,tpot_p99=12ms"])
+def test_one_engine_looked_at_alone_has_the_points_of_the_search(bare: ProfileStore, slo: str) -> None:
+    every = search(job(bare, slo=slo), FREE)
+    for row, budget in ((0, 2048), (2, 8192)):
+        layout = every.layouts.take(np.array([row]))
+        alone = points_of(every.job, layout, budget)
+        searched = [points for points in (every.fine, every.coarse) if points is not None]
+        for points in searched:
+            mine = np.flatnonzero((points.layouts.rows == layout.rows).all(axis=1) & (points.budget == budget))
+            if len(mine):
+                one = alone[0] if points is every.fine else alone[-1]
+                assert one.concurrency.tolist() == points.concurrency[mine].tolist()
+                assert one.within.tolist() == points.within[mine].tolist()
+                assert one.steady.rate_rps.value == pytest.approx(points.steady.rate_rps.value[mine], rel=1e-6)
 
 
 def test_engines_hold_more_sequences_than_decode_on_average() -> None:

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mix_twin import MOST, cheapest, every_placement, kinds_of, on_nodes, random_question
+from mix_twin import MOST, carried, cheapest, every_placement, kinds_of, on_nodes, random_question
 
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.fewer import fewer
 from planner.solving.mix.master import fits
 from planner.solving.mix.question import Block, Kinds, MixQuestion, Survive, losses
 from planner.solving.mix.rounds import Rounds
-from planner.solving.mix.solve import solve_mix
+from planner.solving.mix.solve import mended_mix, solve_mix
 
 HOUR = np.array([3600.0])
 RATES = 30 * np.array([[0.2, 0.1], [0.5, 0.2]])
@@ -181,6 +181,47 @@ def test_changes_and_the_least_time_up_are_kept() -> None:
     stays = solve_mix(replace(asked, kinds=replace(kinds, min_up_s=np.array([7200.0])))).engines
     assert stays is not None
     assert stays[:, 0].tolist() == [5, 6, 1, 1]  # cheaper than to start five for two hours at the second
+
+
+@pytest.mark.parametrize("changes", [None, 3])
+@pytest.mark.parametrize("min_up_s", [0.0, 7200.0])
+def test_what_is_mended_keeps_to_supplies_changes_and_least_time_up(changes: int | None, min_up_s: float) -> None:
+    found = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        capacity = rng.uniform(2, 6, (3, 3))
+        works = [rng.uniform(3, 12, (3, 1)) * (1 + t % 3 / 2) / capacity for t in range(6)]
+        kinds = replace(kinds_of(np.array([1.0, 1.7, 2.9])), min_up_s=np.full(3, min_up_s))
+        supply = Block("quota", np.array([0, 1]), np.ones(2), 6.0)
+        asked = MixQuestion(kinds, works, np.full(6, 3600.0), [supply], cyclic=True, most_changes=changes)
+        few = solve_mix(replace(asked, work=[0.7 * work for work in works]), seconds=5)
+        assert few.engines is not None
+        more = mended_mix(asked, few.engines, few.prices, seconds=5)
+        if more.engines is None:
+            continue
+        found += 1
+        engines = more.engines
+        before = np.roll(engines, 1, axis=0)
+        starts = np.maximum(engines - before, 0)
+        assert all(carried(work, row.astype(float), 1.0) for work, row in zip(works, engines, strict=True))
+        assert ((before + starts)[:, :2].sum(axis=1) <= 6).all()  # replacements start beside what they replace
+        assert changes is None or np.abs(engines - before).sum(axis=1).max() <= changes
+        if min_up_s:  # what started in this step or the one before runs
+            assert (starts + np.roll(starts, 1, axis=0) <= engines).all()
+        assert more.bound is not None
+        assert more.objective is not None
+        assert more.bound <= more.objective + 1e-9
+    assert found >= 4
+
+
+def test_what_is_mended_has_no_more_than_it_must_of_what_is_shunned() -> None:
+    works = [np.array([[load, load]]) for load in (2.0, 3.0)]
+    shunned = np.array([10.0, 0.0])
+    asked = MixQuestion(kinds_of(np.array([1.0, 2.0])), works, np.full(2, 3600.0), shunned=shunned)
+    more = mended_mix(asked, np.array([[0, 1], [0, 2]]), (), seconds=5)
+    assert more.engines is not None
+    assert more.engines.tolist() == [[0, 2], [0, 3]]
+    assert more.objective == pytest.approx(5.0)
 
 
 def test_a_budget_of_a_day_counts_what_engines_cost() -> None:

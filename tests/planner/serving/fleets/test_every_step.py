@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from planner.serving.document.plan import Plan
+from planner.serving.fleets.confirming import Confirming, Loaded
 from planner.serving.fleets.counted import counted_in_steps
 from planner.serving.fleets.decision import Answered, fleet_of, mended, question_of, solved
 from planner.serving.fleets.every_step import MISSED, NEAR, SLOPE, At, EveryStep, _Simulated
@@ -68,6 +70,18 @@ def test_a_promise_that_is_missed_in_a_step_is_told(monkeypatch: pytest.MonkeyPa
     (note,) = _notes(missed)
     assert "in 2 of 2 steps" in note
     assert missed.prediction.services[0].holds is False
+
+
+def test_a_miss_at_the_busiest_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_checks = Confirming.with_checks
+
+    def missing(confirming: Confirming, engines: Mapping[int, Loaded]) -> dict[int, Loaded]:
+        return {v: replace(each, check=None) for v, each in with_checks(confirming, engines).items()}
+
+    monkeypatch.setattr(Confirming, "with_checks", missing)
+    plan = _plan([(500, 50), (300, 60)])
+    assert _notes(plan)
+    assert plan.prediction.services[0].holds is not True
 
 
 def test_steps_in_which_engines_carry_less_get_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
