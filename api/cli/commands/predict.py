@@ -157,6 +157,7 @@ def predict(
         more: dict[str, Any] = {"skip_failed": skip_failed, "loads_of": loads_of}
         _score(rows, configs, measured, output, by or "", more, as_json=as_json, quiet=quiet, explain=explain)
     elif configs is not None:
+        from planner.serving.measured.read import not_read
         from planner.serving.prediction_table import added_columns
 
         table = read_configurations(configs)
@@ -168,6 +169,8 @@ def predict(
         if not quiet and failed < len(answer):
             why = " (the column error says why)" if failed else ""
             typer.echo(f"{len(answer) - failed:,} predicted, {failed:,} not{why}", err=True)
+            if unread := not_read(table.columns, ()):
+                typer.echo(f"columns that say nothing to us: {', '.join(unread)}", err=True)
         if failed == len(answer):
             raise InputError(
                 f"{configs}: no row could be predicted; the first: {errors.iloc[0]}",
