@@ -150,7 +150,7 @@ def with_tried_share(request: FleetRequest, error: Infeasible, fails: Fails, dea
         if why is None:
             break
         less = why.details.get("share_survived")
-        less = less if isinstance(less, float) and less < part else 0.0
+        less = less if isinstance(less, float) and 0 < less < part else 0.0
         hint = hint.replace(carried_then(part), carried_then(less) if less else "").removesuffix(", or ")
         part = less
     return Infeasible(error.message, hint, **{**error.details, "share_survived": part})
