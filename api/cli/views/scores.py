@@ -37,7 +37,7 @@ def show(scores: Scores) -> None:
         if len(scores.assumed) > MOST:
             bullet(out, f"{len(scores.assumed) - MOST} more kinds of remarks: -o FILE, column note")
         if scores.not_read:
-            bullet(out, f"columns that say nothing to us: {', '.join(scores.not_read)}")
+            bullet(out, nothing_of(scores.not_read))
         if scores.unmeasured:
             bullet(out, f"{scores.unmeasured:,} predicted rows have nothing measured")
         if scores.scores:

@@ -357,16 +357,8 @@ def workload_of(pairs: Iterable[tuple[str, str]], beside: Mapping[str, Any] | No
         if speculation and field not in speculation:
             raise InputError(f"workload: {name} is missing, which speculative decoding needs", _SPECULATION_HELP)
     images, size = fields.pop("images", ""), fields.pop("image", "")
-    own = (beside or {}).get("recorded")
-    if (
-        own is not None
-        and beside
-        and (taken := [name for name in ("isl", "osl", DATA_SET) if _other(name, fields, beside)])
-    ):
-        raise InputError(
-            f"workload: {taken[0]} has no effect beside {own.name}, which says how long requests are",
-            f"leave it out, or give the lengths in one place, as in {DATA_SET}=sharegpt,isl=500",
-        )
+    if beside and beside.get("recorded"):
+        _check_beside(beside["recorded"], fields, beside)
     named = fields.pop(DATA_SET, "")
     document = {**(beside or {}), **{_FIELDS.get(name, name): value for name, value in fields.items()}}
     if named:
@@ -380,9 +372,14 @@ def workload_of(pairs: Iterable[tuple[str, str]], beside: Mapping[str, Any] | No
     return checked(Workload, document, "workload")
 
 
-def _other(name: str, fields: Mapping[str, Any], beside: Mapping[str, Any]) -> bool:
-    """Whether ``fields`` say other lengths than those that are recorded ``beside``, whose means are rounded."""
-    return name in fields and (name == DATA_SET or abs(fields[name] - beside[name]) > 1)
+def _check_beside(recorded: Recorded, given: Mapping[str, Any], means: Mapping[str, Any]) -> None:
+    """Raises InputError where ``given`` says other lengths than those ``recorded``, whose ``means`` are rounded."""
+    for name in ("isl", "osl", DATA_SET):
+        if name in given and (name == DATA_SET or abs(given[name] - means[name]) > 1):
+            raise InputError(
+                f"workload: {name} has no effect beside {recorded.name}, which says how long requests are",
+                f"leave it out, or give the lengths in one place, as in {DATA_SET}=sharegpt,isl=500",
+            )
 
 
 def _value(name: str, text: str) -> Any:
