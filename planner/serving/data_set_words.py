@@ -32,19 +32,24 @@ def named(record: Mapping[str, str]) -> str:
 
 def of_data_set(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     """``record`` with its data set in the column ``dataset`` where its lengths are known, and no name of one elsewhere;
-    adds to ``notes``. A spread goes before it, and so does what outputs are in the mean."""
+    adds to ``notes``. A spread goes before it, and so does what outputs are in the mean; it goes before other columns
+    that may name one."""
     out = dict(record)
     cells = [(name, text) for name, text in record.items() if text and folded(name) in _MAY_NAME]
+    cells.sort(key=lambda cell: _MAY_NAME.index(folded(cell[0])))
     found = next(((name, text, meant) for name, text in cells if (meant := data_set_meant(text))), None)
     if DATA_SET in out:
         out[DATA_SET] = ""
     if found is None:
+        if record.get(DATA_SET) and not (sent_alike(record) or conversations(record)):
+            notes.append(f"{DATA_SET} {record[DATA_SET]}: how long its requests are is not known here, and not read")
         return out
     name, text, meant = found
     for cell in ("spread", "workload"):
         if out.get(cell) and data_set_meant(out[cell]):
             out[cell] = ""
-    if any(out.get(told) for told in ("spread", "osl_length_biased", "workload", _OF_SGLANG[0])):
+    if before := next((told for told in ("spread", "osl_length_biased", _OF_SGLANG[0]) if out.get(told)), ""):
+        notes.append(f"{name} {text}: lengths are as {before} says")
         return out
     if meant == "sharegpt" and any(column in record for column in _OF_SGLANG):
         meant = "sharegpt_whole"

@@ -280,9 +280,10 @@ def refused_exchange(
                 else f"give {instead()}",
             )
         if kind not in each.across:
+            within = f"stay within {on.gpus_per_node} GPUs, " if on.gpus_per_node > 1 else ""
             return (
                 f"does not work over {fabric}, whose cards do not reach GPU memory",
-                f"stay within {on.gpus_per_node} GPUs, give exchange=none, or a fabric of {', '.join(each.across)}",
+                f"{within}give exchange=none, or a fabric of {', '.join(each.across)}",
             )
     return None
 

@@ -107,6 +107,14 @@ def test_one_result_of_a_load_generator_is_scored_with_options_beside(run: Runne
     assert complaint(image)[0] == "--image: has no effect without --images"
 
 
+def test_columns_that_are_not_read_are_told(run: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "configs.csv"
+    path.write_text(f"{HEADER},fabric\ngood,H200,vllm,2,1000,100,8,ib-400g\n")
+    told = "columns that say nothing to us: fabric"
+    assert told in run("predict", str(path), "-o", str(tmp_path / "out.csv")).err
+    assert told not in run("predict", str(csv(tmp_path, "good")), "-o", str(tmp_path / "out.csv")).err
+
+
 def test_measured_columns_are_scored(run: Runner, tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text(f"{HEADER},ttft_ms_p99\ngood,H200,vllm,2,1000,100,8,1000\nbad,H200,vllm,2,1000,100,8,2\n")

@@ -157,6 +157,7 @@ def predict(
         more: dict[str, Any] = {"skip_failed": skip_failed, "loads_of": loads_of}
         _score(rows, configs, measured, output, by or "", more, as_json=as_json, quiet=quiet, explain=explain)
     elif configs is not None:
+        from api.cli.views.scores import told_of_file
         from planner.serving.prediction_table import added_columns
 
         table = read_configurations(configs)
@@ -166,8 +167,7 @@ def predict(
         failed = int((errors != "").sum())
         _hand_over(answer, measured, output, as_json, show=False)
         if not quiet and failed < len(answer):
-            why = " (the column error says why)" if failed else ""
-            typer.echo(f"{len(answer) - failed:,} predicted, {failed:,} not{why}", err=True)
+            typer.echo(told_of_file(table.columns, len(answer), failed), err=True)
         if failed == len(answer):
             raise InputError(
                 f"{configs}: no row could be predicted; the first: {errors.iloc[0]}",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, heading, indented, page, table
 from planner.serving.measured.document import ALL, Score, Scores
+from planner.serving.measured.read import not_read
 from planner.serving.measured.suspects import Suspect
 
 MOST = 8
@@ -37,7 +39,7 @@ def show(scores: Scores) -> None:
         if len(scores.assumed) > MOST:
             bullet(out, f"{len(scores.assumed) - MOST} more kinds of remarks: -o FILE, column note")
         if scores.not_read:
-            bullet(out, f"columns that say nothing to us: {', '.join(scores.not_read)}")
+            bullet(out, _nothing_of(scores.not_read))
         if scores.unmeasured:
             bullet(out, f"{scores.unmeasured:,} predicted rows have nothing measured")
         if scores.scores:
@@ -48,6 +50,18 @@ def show(scores: Scores) -> None:
                     "what they do not know)."
                 )
             )
+
+
+def told_of_file(columns: Collection[str], rows: int, failed: int) -> str:
+    """What is said, in lines, of a file of so many ``rows`` that was predicted."""
+    why = " (the column error says why)" if failed else ""
+    unread = not_read(columns, ())
+    told = [f"{rows - failed:,} predicted, {failed:,} not{why}", *([_nothing_of(unread)] if unread else [])]
+    return "\n".join(told)
+
+
+def _nothing_of(columns: Collection[str]) -> str:
+    return f"columns that say nothing to us: {', '.join(columns)}"
 
 
 def show_suspects(found: list[Suspect]) -> None:

@@ -65,8 +65,14 @@ def lengths_of(text: str, isl: int | None, osl: int | None, max_len: int | None)
 
     Raises:
         UnknownName: no set is called so.
-        InputError: ``max_len`` is less than every request has.
+        InputError: a mean is no length, or ``max_len`` is less than every request has.
     """
+    for field, mean in (("isl", isl), ("osl", osl)):
+        if mean is not None and mean < 1:
+            raise InputError(
+                f"workload: {field}: {mean} should be greater than 0",
+                "give the mean that lengths are scaled to, or leave it out for those of the data set",
+            )
     name = data_set_meant(text)
     if name is None:
         raise UnknownName("data set", text, data_sets())

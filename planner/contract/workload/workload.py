@@ -357,6 +357,8 @@ def workload_of(pairs: Iterable[tuple[str, str]], beside: Mapping[str, Any] | No
         if speculation and field not in speculation:
             raise InputError(f"workload: {name} is missing, which speculative decoding needs", _SPECULATION_HELP)
     images, size = fields.pop("images", ""), fields.pop("image", "")
+    if beside and beside.get("recorded"):
+        _check_beside(beside["recorded"], fields, beside)
     named = fields.pop(DATA_SET, "")
     document = {**(beside or {}), **{_FIELDS.get(name, name): value for name, value in fields.items()}}
     if named:
@@ -368,6 +370,16 @@ def workload_of(pairs: Iterable[tuple[str, str]], beside: Mapping[str, Any] | No
     if images or size:
         document["images"] = parse_images(images, size, "workload")
     return checked(Workload, document, "workload")
+
+
+def _check_beside(recorded: Recorded, given: Mapping[str, Any], means: Mapping[str, Any]) -> None:
+    """Raises InputError where ``given`` says other lengths than those ``recorded``, whose ``means`` are rounded."""
+    for name in ("isl", "osl", DATA_SET):
+        if name in given and (name == DATA_SET or abs(given[name] - means[name]) > 1):
+            raise InputError(
+                f"workload: {name} has no effect beside {recorded.name}, which says how long requests are",
+                f"leave it out, or give the lengths in one place, as in {DATA_SET}=sharegpt,isl=500",
+            )
 
 
 def _value(name: str, text: str) -> Any:

@@ -1,5 +1,6 @@
 """Of a promise that no engine keeps with some requests: the bound that binds, the best that any layout reaches, and
-limits that do, planned before they are told; of a budget that is too small, one that does, planned likewise."""
+limits that do, planned before they are told; of a budget that is too small, or a loss that is too much, what does,
+planned likewise."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from planner.contract.workload.slo import Slo
 from planner.serving.fleets.request import FleetRequest
+from planner.serving.fleets.ways_out import carried_then
 from planner.serving.operating_points import LayoutSearch, percentile_ms
 from planner.serving.ways_out import GENTLER, relaxed_to, rounded_up
 from planner.solving.mix.clock import Deadline
@@ -20,6 +22,8 @@ Relaxed = Mapping[str, float]
 
 Fails = Callable[[FleetRequest], ShardwrightError | None]
 """Why a request has no fleet; None: it has one."""
+
+UNTRIED = ", which no time was left to simulate"
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,25 @@ def with_tried_budget(request: FleetRequest, error: Infeasible, costs: Callable[
     return Infeasible(
         error.message, f"allow {least:g} USD an hour, or serve less", **{**error.details, "usd_per_hour": least}
     )
+
+
+def with_tried_share(request: FleetRequest, error: Infeasible, fails: Fails, deadline: Deadline) -> Infeasible:
+    """``error`` with the part of the load in its hint that a fleet was found to carry after the loss by the
+    ``deadline``, where its ``share_survived`` says what to try: engines that hold when they are simulated carry less
+    than those that are taken at their word."""
+    part, hint = error.details.get("share_survived"), error.hint
+    while isinstance(part, float) and part > 0:
+        if deadline.left <= 0:
+            hint += UNTRIED
+            break
+        why = fails(request.model_copy(update={"survive": request.survive.model_copy(update={"share": part})}))
+        if why is None:
+            break
+        less = why.details.get("share_survived")
+        less = less if isinstance(less, float) and 0 < less < part else 0.0
+        hint = hint.replace(carried_then(part), carried_then(less) if less else "").removesuffix(", or ")
+        part = less
+    return Infeasible(error.message, hint, **{**error.details, "share_survived": part})
 
 
 def _with_limits(request: FleetRequest, limits: Mapping[str, Relaxed]) -> FleetRequest:

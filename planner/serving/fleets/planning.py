@@ -28,7 +28,7 @@ from planner.serving.fleets.engines import unmatched
 from planner.serving.fleets.every_step import EveryStep, StepsTold
 from planner.serving.fleets.losing import after_worst_loss, limits_of_all, short_after_loss, started
 from planner.serving.fleets.modelled import ModelDescribed
-from planner.serving.fleets.nearest import with_tried_budget, with_tried_limits
+from planner.serving.fleets.nearest import Fails, with_tried_budget, with_tried_limits, with_tried_share
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
 from planner.serving.fleets.single import as_fleet, one_load
@@ -119,7 +119,9 @@ def plan_fleet(
         tried = _StandIns(measured, tell, modelling.deadline or Deadline(request.time_limit_s))
         if error.details.get("binding") == "budget":
             raise with_tried_budget(request, error, tried.costs) from None
-        raise with_tried_limits(request, error, tried.fails, tried.deadline) from None
+        if error.details.get("binding") == "survive":
+            raise with_tried_share(request, error, tried.fails("the part of the load"), tried.deadline) from None
+        raise with_tried_limits(request, error, tried.fails("the promise"), tried.deadline) from None
 
 
 @dataclass(frozen=True)
@@ -141,13 +143,17 @@ class _StandIns:
         assert found.answer.engines is not None
         return least_budget(found.question, found.answer.engines)
 
-    def fails(self, request: FleetRequest) -> ShardwrightError | None:
-        """Why a request has no fleet; None: it has one."""
-        try:
-            self._found("the promise", request)
-        except ShardwrightError as error:
-            return error
-        return None
+    def fails(self, what: str) -> Fails:
+        """Why a request has no fleet, said to be one of ``what`` could be; None: it has one."""
+
+        def why(request: FleetRequest) -> ShardwrightError | None:
+            try:
+                self._found(what, request)
+            except ShardwrightError as error:
+                return error
+            return None
+
+        return why
 
 
 @dataclass(frozen=True)

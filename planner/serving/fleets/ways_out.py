@@ -106,8 +106,13 @@ def _not_survived(question: MixQuestion, engines: Ints, deadline: Deadline, *, b
     part = math.floor(low * 100) / 100
     hints = [f"have {ways}"] if ways else ["offer other pools"]
     hints += [f"survive {name.replace('_', ' ')} {less}" for name, less in fewer.items()]
-    hints += [f"carry {part:.0%} of the load then (survive: share: {part:g})"] if part > 0 else []
+    hints += [carried_then(part)] if part > 0 else []
     return Infeasible(message, ", or ".join(hints), binding="survive", share_survived=part)
+
+
+def carried_then(part: float) -> str:
+    """The way out that is to carry a part of the load after the loss."""
+    return f"carry {part:.0%} of the load then (survive: share: {part:g})"
 
 
 def _supplies(question: MixQuestion, deadline: Deadline, *, brief: bool) -> Infeasible:

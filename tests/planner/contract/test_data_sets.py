@@ -65,6 +65,7 @@ def test_requests_longer_than_max_len_are_refused() -> None:
         ("dataset=sharegpt,spread=0.8-1", InputError, "spread: has no effect beside recorded lengths"),
         ("dataset=mooncake,max_len=10", InputError, "max_len=10 is less than every request"),
         ("dataset=", InputError, "dataset='' is not a public data set"),
+        ("dataset=sharegpt,isl=0", InputError, "isl: 0 should be greater than 0"),
     ],
 )
 def test_what_cannot_be_is_refused(text: str, error: type[InputError], match: str) -> None:

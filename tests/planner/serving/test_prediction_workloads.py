@@ -217,3 +217,37 @@ def test_a_spread_goes_before_a_data_set() -> None:
     load = {"isl": "1000", "osl": "100", "concurrency": "8", "spread": "0.8-1"}
     answer = rows(load, {**load, "dataset": "sharegpt"})
     assert answer["ttft_ms_mean"].nunique() == 1
+
+
+@pytest.mark.parametrize("beside", [{"isl": "500"}, {"osl": "20"}, {"dataset": "azure_code"}])
+def test_lengths_beside_recorded_ones_are_refused(beside: dict[str, str]) -> None:
+    """They changed the mean that is told, and no request."""
+    (error,) = rows({"workload": "dataset=sharegpt,rate=2", **beside})["error"]
+    assert f"{next(iter(beside))} has no effect beside ShareGPT" in error
+
+
+def test_the_data_set_goes_before_other_names_of_one() -> None:
+    first, second = rows(
+        {"workload": "sharegpt", "dataset": "azure_code", "rate": "2"}, {"dataset": "azure_code", "rate": "2"}
+    )["tpot_ms_mean"]
+    assert first == second
+
+
+def test_a_data_set_beside_a_workload_is_scaled_to_its_means() -> None:
+    one, other = rows(
+        {"workload": "isl=500,osl=100,rate=2", "dataset": "sharegpt"},
+        {"workload": "isl=500,osl=100,rate=2,dataset=sharegpt"},
+    )["ttft_ms_p99"]
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"dataset": "my-own"}, "dataset my-own: how long its requests are is not known here"),
+        ({"dataset": "sharegpt", "spread": "0.8-1"}, "dataset sharegpt: lengths are as spread says"),
+    ],
+)
+def test_a_data_set_that_says_nothing_is_told(more: dict[str, str], told: str) -> None:
+    (note,) = rows({"isl": "500", "osl": "100", "rate": "2", **more})["note"]
+    assert told in note
