@@ -147,7 +147,7 @@ def _nodes(as_json: bool, output: Path | None) -> None:
     rows = table("node", "GPU", "GPUs", "joined by", "fabric", "also called", left=2)
     for column in (3, 4, 5):
         rows.columns[column].justify = "left"
-    rows.columns[5].no_wrap = False
+    rows.columns[0].no_wrap, rows.columns[5].no_wrap = True, False
     for node in known:
         rows.add_row(
             node.name,

@@ -65,8 +65,8 @@ def test_what_is_wrong_is_said() -> None:
     assert export(request(plan=edited, edited=True)).files["start-all.sh"].count("EDITED") == 1
     with pytest.raises(InputError, match="of kind 'experts'"):
         request(plan=example("experts"))
-    with pytest.raises(Unsupported, match="--to prometheus: the plan's policy"):
-        export(request(plan=example("power"), to="prometheus", values={}))
+    with pytest.raises(Unsupported, match="--to nvidia-smi: the plan's policy"):
+        export(request(plan=example("power"), to="nvidia-smi", values={}))
     with pytest.raises(InputError, match="nodes is missing"):
         export(request(values={}))
     with pytest.raises(InputError, match="imag"):

@@ -36,7 +36,7 @@ RUN = {"model": "Qwen/Qwen3-32B", "framework": "vllm", "isl": "1024", "osl": "51
         ("V100", "V100-SXM", None),
         ("MI250", "MI250X", None),
         ("8x NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "RTX-PRO-6000-Max-Q", 8),
-        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX-PRO-6000-Workstation", None),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX-PRO-6000-WS", None),
     ],
 )
 def test_a_name_may_tell_of_several_gpus_or_of_their_machine(text: str, name: str, count: int | None) -> None:
