@@ -58,7 +58,7 @@ class Configuration(EngineAsked):
         Option(
             "The load, as `plan` reads it: isl=4000,osl=500,concurrency=32; spread=0.8-1 for lengths as the public "
             "harnesses draw them, dataset=sharegpt for those of a public data set; or a trace. The options below go "
-            "before it.",
+            "before it; --isl and --osl not beside recorded lengths.",
             ENGINE,
         ),
     ] = None

@@ -21,13 +21,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.serving.simulator.arrivals import Requests
+from costmodels.serving.frameworks.policies import Policy
+from costmodels.serving.simulator.arrivals import Requests, open_loop
 from costmodels.serving.simulator.compiled import native, state
 from costmodels.serving.simulator.compiled.spec import curve_of, spec_of
 from costmodels.serving.simulator.engine import Engine, Overheads, refusals
 from costmodels.serving.simulator.outcome import Metric, Outcome
+from costmodels.serving.simulator.step_table import Grid, StepCurve, StepTable
 
-__all__ = ["Engine", "GivenUp", "Limit", "Missed", "Overheads", "simulate"]
+__all__ = ["Engine", "GivenUp", "Limit", "Missed", "Overheads", "load_loop", "simulate"]
 
 _METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
 
@@ -51,6 +53,25 @@ class Missed(NamedTuple):
 
 class GivenUp(Exception):
     """A limit of :class:`Missed` cannot hold any more."""
+
+
+def load_loop() -> None:
+    """Loads the compiled loop, by an engine of one request: what it takes to compile (at first use on a machine, some
+    ten seconds) is no part of the time limit of a search."""
+    none, line = np.zeros((2, 2)), np.ones(2)
+    curve = StepCurve(Grid((1, 2), (1, 2), (1, 2), (1, 2), (1, 2), 1), line, line, none, none, None, np.zeros(2))
+    policy = Policy(
+        prefill_first=False,
+        mixed=True,
+        chunked=True,
+        reserve_share=1.0,
+        block_tokens=1,
+        graph_step=1,
+        graph_most=1,
+        dispatch="round_robin",
+    )
+    engine = Engine(StepTable(1, 1, curve, curve), policy, kv_tokens=8, token_budget=2, max_sequences=2)
+    simulate(engine, open_loop(np.ones(1, np.int64), np.full(1, 2), 1.0))
 
 
 def simulate(

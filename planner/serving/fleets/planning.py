@@ -9,6 +9,7 @@ from typing import Any
 from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
 from costmodels.operations.registry import families
+from costmodels.serving.simulator.events import load_loop
 from planner.contract.clusters import SuppliedCluster
 from planner.contract.engine import Limits
 from planner.contract.progress import Step, part, silent
@@ -184,6 +185,8 @@ class _Modelled:
         """The fleet that holds, before anything else is said of it."""
         # That others make up for a class which misses the promise is believed where it is simulated.
         asked = fleet_of(self._request, self._engines, self._beyond if self._request.simulation else None)
+        if self._request.simulation:
+            load_loop()
         self.deadline = self.deadline or Deadline(self._request.time_limit_s)
         choosing = self.deadline.part(TO_CHOOSE)
         names = [service.name for service in self._request.services]

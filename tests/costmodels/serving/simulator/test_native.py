@@ -16,8 +16,8 @@ from costmodels.native import kept
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.compiled import native
-from costmodels.serving.simulator.events import Engine, Overheads, simulate
-from tests.costmodels.naive_simulator import constant_table
+from costmodels.serving.simulator.events import Engine, Overheads, load_loop, simulate
+from tests.costmodels.naive_simulator import constant_table, rising_table
 
 PROGRAM = """
 import sys
@@ -30,6 +30,15 @@ def outcome() -> list[float]:
     engine = Engine(constant_table(1000.0), find_framework("vllm").scheduler, 10_000, 64, 8, overheads=Overheads())
     load = open_loop(np.full(300, 64), np.full(300, 5), 300.0, seed=1)
     return [float(x) for x in np.percentile(simulate(engine, load).finish_us, [1, 50, 99])]
+
+
+def test_what_is_loaded_once_plays_every_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_loop()
+    monkeypatch.setattr(native._LOOP, "_found", None)  # what is not loaded yet cannot be
+    for ranks, stages, queries in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 4)):
+        table = rising_table(3, ranks, stages, queries)
+        engine = Engine(table, find_framework("sglang").scheduler, 10_000, 64, 8, overheads=Overheads())
+        assert len(simulate(engine, open_loop(np.full(30, 64), np.full(30, 5), 300.0, seed=1))) == 30
 
 
 def test_a_process_that_finds_it_needs_no_compiler() -> None:
