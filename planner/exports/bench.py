@@ -81,6 +81,8 @@ def bench_script(fleet: StartedFleet, url: str) -> str:
         "#!/bin/sh\n",
         comments([f"measures {fleet.name} at {', '.join(rates)} requests/s; written by plan export", *fleet.told]),
     ]
+    if work.varies:
+        head.append(comments([f"its requests are {sweep.isl:,} in, {sweep.osl:,} out each; the plan's: {work.told()}"]))
     head.append("# usage: bench.sh [URL] [CSV]    (the client of the framework must be installed here)\n")
     try:
         benchmark = fleet.launcher.benchmark(variable("URL"), sweep)

@@ -117,6 +117,15 @@ def test_a_sweep_becomes_a_row_for_every_load(framework: str, url: str, tmp_path
         assert float(row["output_tokens_per_s"]) == FEWEST
 
 
+def test_a_plan_of_requests_that_differ_says_what_is_sent() -> None:
+    plan = planned("vllm", MODELS["dense"], [("aggregated", layout(tp=4), 1)])
+    work = plan.request.workload.model_copy(update={"spread": (0.5, 1.0)})
+    varied = plan.model_copy(update={"request": plan.request.model_copy(update={"workload": work})}).sealed()
+    said = "# its requests are 3,000 in, 375 out each; the plan's: 4,000 tokens in, 500 out, each between 50 and 100 %"
+    assert said in exported("slurm", asked(varied))[1]["bench.sh"]
+    assert "# its requests" not in exported("slurm", asked(plan))[1]["bench.sh"]
+
+
 def test_a_client_that_fails_leaves_no_row(tmp_path: Path) -> None:
     plan = planned("vllm", MODELS["dense"], [("aggregated", layout(tp=4), 1)])
     script = tmp_path / "bench.sh"
