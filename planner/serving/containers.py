@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,12 @@ def framework_in(container: str) -> str | None:
     """The one framework that a container's name tells; None: none, or several."""
     found = [name for name, pattern in _patterns().items() if pattern.search(container.casefold())]
     return found[0] if len(found) == 1 else None
+
+
+def with_framework_told(given: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """``given``, in our columns, with the framework that one of its file's ``columns`` tells, where none says it."""
+    told = None if "framework" in given.columns else framework_column(list(map(str, columns)))
+    return given if told is None else given.assign(framework=told)
 
 
 def framework_column(columns: list[str]) -> str | None:

@@ -10,7 +10,7 @@ from planner.contract.workload.workload import workload_of
 from planner.serving.asked_release import release_asked, with_release
 from planner.serving.asked_rows import FRAMEWORK, plain_number
 from planner.serving.configuration import MemoryRequest
-from planner.serving.containers import CONTAINER, framework_column, with_container
+from planner.serving.containers import CONTAINER, with_container, with_framework_told
 from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.memory import memory
 from planner.serving.memory_document import GpuMemory, Largest, parse_memory_request
@@ -42,9 +42,7 @@ def memory_table(table: pd.DataFrame, catalogue: Catalogue = SHIPPED) -> pd.Data
 
     known = (*MemoryRequest.model_fields, *_LOAD, "version", CONTAINER, "date")
     meant, beside = columns_read(table, known)
-    given = table.rename(columns=meant)
-    if "framework" not in given.columns and (told := framework_column(list(map(str, table.columns)))):
-        given = given.assign(framework=told)
+    given = with_framework_told(table.rename(columns=meant), table.columns)
     if missing := [name for name in ("model", "gpu") if name not in given.columns]:
         raise InputError(f"columns: {', '.join(missing)} missing", "give model and gpu in a header")
     if ours := [name for name in ADDED if name in table.columns]:

@@ -38,7 +38,7 @@ from planner.serving.asked_rows import (
     asked_row,
 )
 from planner.serving.configuration import RECIPE_FIELDS
-from planner.serving.containers import CONTAINER, framework_column
+from planner.serving.containers import CONTAINER, with_framework_told
 from planner.serving.harness_words import is_inferencex, lengths_told, load_told, of_inferencex
 from planner.serving.layouts import refused_on_nodes
 from planner.serving.prediction_cells import write, write_role
@@ -122,9 +122,7 @@ def predict(
         InputError: the table is empty, lacks a column, or has one twice.
     """
     meant, beside = columns_read(table, (*REQUIRED, *OPTIONAL))
-    given = with_drafts(table.rename(columns=meant), meant)
-    if "framework" not in given.columns and (told := framework_column(list(map(str, table.columns)))):
-        given = given.assign(framework=told)
+    given = with_framework_told(with_drafts(table.rename(columns=meant), meant), table.columns)
     _check_columns(given)
     given = of_inferencex(given) if beside_measured and is_inferencex(table.columns) else given
     catalogue = catalogue_with(store.path for store in measured)
