@@ -44,6 +44,10 @@ from profiles.store import ProfileStore
 
 Progress = Callable[[str], None]
 
+Again = Callable[[Settled, Mapping[Key, float], set[Key]], Settled]
+"""The next fleet after one, some of whose kinds carry but a part of what they were counted on for; of all kinds that
+were lowered so far none is raised."""
+
 TIE = 0.005
 """Relative, by which engines that prefill apart from engines that decode must be cheaper to be worth it."""
 
@@ -222,56 +226,49 @@ class _Modelled:
         return DecidedFleet(fleet, settled, confirming, every, models, other)
 
     def _settled(self, fleet: Fleet, every: EveryStep, deadline: Deadline) -> Settled:
+        """The fleet that holds, where it is simulated: in each step, also after the worst loss."""
         confirming = every.confirming
-        if self._request.simulation and len(fleet.steps) > 1:
-            return self._settled_in_every_step(fleet, every, deadline)
-        if self._request.simulation:
-            return self._settled_after_losses(fleet, confirming, deadline)
-        found = solved(fleet, seconds=deadline.left)
-        return Settled(found, _unchecked(confirming, found), {}, ())
+        if not self._request.simulation:
+            found = solved(fleet, seconds=deadline.left)
+            return Settled(found, _unchecked(confirming, found), {}, ())
+        if len(fleet.steps) == 1:
+            counted = fleet
 
-    def _settled_after_losses(self, fleet: Fleet, confirming: Confirming, deadline: Deadline) -> Settled:
-        """The fleet that holds, also in simulations of what is left after the worst loss: where it does not, kinds of
-        engine that miss their promise are counted on for less, as far as fleets are found."""
-        settled, mended = confirming.settled(fleet, deadline), set[Key]()
-        for _ in range(MOST_MENDED if settled.found.question.survive.any else 0):
-            found = settled.found
-            if deadline.left <= 0:
-                return replace(settled, notes=(*settled.notes, NOT_AFTER_LOSS))
-            short = short_after_loss(found, confirming, self._limits_of(found, settled.engines, confirming))
-            if not short:
-                break
-            self._tell("an engine more for the worst loss")
-            mended |= short.keys()
-            fleet = counted_for_less(fleet, {key: by * settled.factor.get(key, 1.0) for key, by in short.items()})
-            try:
-                settled = confirming.settled(fleet, deadline, at_most=mended, like=found)
-            except Infeasible:
-                break
-            except LimitReached:
-                return replace(settled, notes=(*settled.notes, NOT_AFTER_LOSS))
-        return settled
+            def again(before: Settled, short: Mapping[Key, float], mended: set[Key]) -> Settled:
+                nonlocal counted
+                less = {key: by * before.factor.get(key, 1.0) for key, by in short.items()}
+                counted = counted_for_less(counted, less)
+                return confirming.settled(counted, deadline, at_most=mended, like=before.found)
 
-    def _settled_in_every_step(self, fleet: Fleet, every: EveryStep, deadline: Deadline) -> Settled:
-        """The same of a day, each step of it."""
-        confirming, mended = every.confirming, set[Key]()
+            return self._after_losses(confirming.settled(fleet, deadline), confirming, deadline, again)
+
+        def again_in_every_step(before: Settled, short: Mapping[Key, float], mended: set[Key]) -> Settled:
+            less = counted_for_less(before.found.fleet, short)
+            found = solved(less, like=before.found, seconds=deadline.left / 2)
+            return every.settled(replace(before, found=found), deadline, mended)
+
         settled = every.settled(confirming.settled(fleet, deadline.part(OF_BUSIEST)), deadline)
+        return self._after_losses(settled, confirming, deadline, again_in_every_step)
+
+    def _after_losses(self, settled: Settled, confirming: Confirming, deadline: Deadline, again: Again) -> Settled:
+        """A fleet that also holds in simulations of what is left after the worst loss: where ``settled`` does not,
+        kinds of engine that miss their promise are counted on for less, as far as fleets are found ``again``."""
+        mended = set[Key]()
         for _ in range(MOST_MENDED if settled.found.question.survive.any else 0):
-            found = settled.found
             if deadline.left <= 0:
                 return replace(settled, notes=(*settled.notes, NOT_AFTER_LOSS))
-            short = short_after_loss(found, confirming, self._limits_of(found, settled.engines, confirming))
+            limits = self._limits_of(settled.found, settled.engines, confirming)
+            short = short_after_loss(settled.found, confirming, limits)
             if not short:
                 break
             self._tell("an engine more for the worst loss")
             mended |= short.keys()
             try:
-                again = solved(counted_for_less(found.fleet, short), like=found, seconds=deadline.left / 2)
+                settled = again(settled, short, mended)
             except Infeasible:
                 break
             except LimitReached:
                 return replace(settled, notes=(*settled.notes, NOT_AFTER_LOSS))
-            settled = every.settled(replace(settled, found=again), deadline, mended)
         return settled
 
     def _limits_of(
