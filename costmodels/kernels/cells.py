@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.estimates import Floats
+from costmodels.estimates import Floats, Ints
 from costmodels.operations.roofline import Columns
 
 LONGER = 1.2
@@ -24,20 +24,21 @@ class Cells:
     """The sizes along the ``names`` (two columns, or none) that were measured."""
 
     def __init__(self, names: tuple[str, ...], measured: Columns) -> None:
-        self._sizes = {name: np.unique(measured[name]) for name in names}
+        self._sizes = {name: np.unique(np.asarray(measured[name], np.int64)) for name in names}
 
     def no_longer(self, q: Columns, value: Floats, lookup: Lookup) -> Floats:
         """``value`` of the questions ``q``, [n], but :data:`LONGER` times what the four rows around say at most."""
         if not self._sizes or not all(len(sizes) for sizes in self._sizes.values()):
             return value
         inside = np.ones(len(value), np.bool_)
-        ends: list[tuple[str, list[NDArray[np.generic]], Floats]] = []
+        ends: list[tuple[str, list[Ints], Floats]] = []
         for name, sizes in self._sizes.items():
-            up = np.searchsorted(sizes, q[name])
-            inside &= (up < len(sizes)) & ((up > 0) | (sizes[0] == q[name]))
+            asked = np.asarray(q[name], np.int64)
+            up = np.searchsorted(sizes, asked)
+            inside &= (up < len(sizes)) & ((up > 0) | (sizes[0] == asked))
             up = np.minimum(up, len(sizes) - 1)
-            low, high = sizes[np.where(sizes[up] == q[name], up, np.maximum(up - 1, 0))], sizes[up]
-            share = (q[name] - low) / np.maximum(high - low, 1)
+            low, high = sizes[np.where(sizes[up] == asked, up, np.maximum(up - 1, 0))], sizes[up]
+            share = (asked - low) / np.maximum(high - low, 1)
             ends.append((name, [low, high], share))
         (first, at_first, along_first), (second, at_second, along_second) = ends
         said = np.zeros(len(value))
