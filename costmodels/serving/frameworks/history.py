@@ -21,7 +21,14 @@ from profiles.errors import InputError
 
 _MONTH_OR_DAY = re.compile(r"(\d{4})-(\d{2})(?:-(\d{2}))?", re.ASCII)
 _BUILT_ON = re.compile(r"(?<!\d)(20\d{2})-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?!\d)", re.ASCII)
-_VERSION = re.compile(r"(?<![a-z0-9.])v?(\d+(?:\.\d+)+(?:(?:a|b|rc)\d+)?(?:\.post\d+)?(?:\.dev\d+)?)(?!\d)", re.ASCII)
+_VERSION = re.compile(
+    r"(?:(?<![a-z0-9.])|(?<=vllm)|(?<=sglang)|(?<=trtllm))v?(\d+(?:\.\d+)+(?:(?:a|b|rc)\d+)?(?:\.post\d+)?(?:\.dev\d+)?)(?!\d)",
+    re.ASCII,
+)
+_BUILT_FOR = re.compile(
+    r"(?<![a-z])(?:ubuntu|debian|cuda|cu|rocm|pytorch|torch|python|py|triton)[-_.]?v?\d+(?:\.\d+)*", re.ASCII
+)
+"""What else images name with a version (``rocm7.0_ubuntu_22.04_vllm_0.10.1``)."""
 _NO_WORD = re.compile(r"[^a-z0-9]+")
 _LONGEST_LOCAL = 40  # characters of a build's name that are repeated
 
@@ -101,7 +108,12 @@ def choose_release(name: str, releases: Sequence[Release], asked: str) -> Chosen
 def tells_release(asked: str) -> bool:
     """Whether a version, or a day, stands in what a build is called: ``nightly`` tells neither."""
     tag = asked.casefold().rpartition(":")[2]
-    return re.match(r"v?[0-9]", tag, re.ASCII) is not None or bool(_VERSION.search(tag) or _BUILT_ON.search(tag))
+    return re.match(r"v?[0-9]", tag, re.ASCII) is not None or bool(_own_version(tag) or _BUILT_ON.search(tag))
+
+
+def _own_version(tag: str) -> re.Match[str] | None:
+    """The first version in an image's tag that is not of what it was built for."""
+    return _VERSION.search(re.sub(_BUILT_FOR, lambda other: "-" * len(other[0]), tag))
 
 
 def _build(name: str, releases: Sequence[Release], asked: str) -> Chosen:
@@ -113,7 +125,7 @@ def _build(name: str, releases: Sequence[Release], asked: str) -> Chosen:
         raise InputError(
             f"framework: {name}@{asked!r} is not a release", f"give a version or a month: {name}@{releases[-1].version}"
         )
-    if found := _VERSION.search(tag):
+    if found := _own_version(tag):
         chosen = choose_release(name, releases, found[1])
         rest = re.sub(_NO_WORD, ".", tag.replace(found[0], ".", 1)).strip(".")
     elif day := _BUILT_ON.search(tag):

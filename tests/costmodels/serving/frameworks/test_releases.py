@@ -80,6 +80,12 @@ def test_a_month_without_a_release_says_which_one_it_was_instead(asked: str) -> 
         ("0.19+cu129", "0.19+cu129", "0.19.1"),  # a build of the newest of the series
         ("vllm/vllm-openai:v0.11.0-x86_64", "0.11.0+x86.64", "0.11.0"),
         ("rocm/7.0:rocm7.0_vllm_0.12.0_rc1", "0.12.0+rocm7.0.vllm.rc1", "0.12.0"),  # not ROCm's version
+        (
+            "rocm/7.0:rocm7.0_ubuntu_22.04_vllm_0.10.1_rc1",
+            "0.10.1+rocm7.0.ubuntu.22.4.vllm.rc1",
+            "0.10.1",
+        ),
+        ("rocm/vllm:rocm6.3.1_instinct_vllm0.8.3", "0.8.3+rocm6.3.1.instinct.vllm", "0.8.3"),
         ("20260210", "0.15.1+20260210", "0.15.1"),
         ("nightly-2026-02-10", "0.15.1+nightly.2026.2.10", "0.15.1"),
         ("１０.0", f"{NEWEST.version}+0", NEWEST.version),  # digits of another script are none
