@@ -20,7 +20,7 @@ from profiles.hardware import Gpu
 _BEND = 10.0
 """How sharply power bends to its limit (the power of a p-norm)."""
 
-SHARES = ("compute", "memory", "attention", "waits")
+SHARES = ("compute", "memory", "attention", "exchange", "waits")
 """Of time, in an :class:`Activity`."""
 
 METERED = ("hopper", "ampere")
@@ -70,6 +70,8 @@ class Timed(Protocol):
     @property
     def attention_us(self) -> Floats: ...
     @property
+    def exchange_us(self) -> Floats: ...
+    @property
     def waits_us(self) -> Floats: ...
     @property
     def hot(self) -> Floats: ...
@@ -83,13 +85,14 @@ class Activity:
 
     Attributes:
         compute, memory: that tensor cores and memory take at their peak; ``attention``: of memory's, attention's.
-        waits: that layers of experts take beyond their kernels.
+        exchange: that GPUs exchange in. ``waits``: that layers of experts take beyond their kernels.
         hot: watts above idle ÷ those at the highest clock. ``most_watts``: the board's limit.
     """
 
     compute: Floats
     memory: Floats
     attention: Floats
+    exchange: Floats
     waits: Floats
     hot: Floats = field(default_factory=lambda: np.ones(1))
     most_watts: Floats = field(default_factory=lambda: np.full(1, np.inf))
@@ -97,16 +100,14 @@ class Activity:
     @classmethod
     def of(cls, step: Timed) -> Activity:
         time = np.maximum(step.latency.value, 1e-9)
-        compute, memory, attention, waits = (
-            np.minimum(part / time, 1.0) for part in (step.compute_us, step.memory_us, step.attention_us, step.waits_us)
-        )
-        return cls(compute, memory, attention, waits, step.hot, step.most_watts)
+        shares = (np.asarray(np.minimum(getattr(step, f"{name}_us") / time, 1.0)) for name in SHARES)
+        return cls(*shares, step.hot, step.most_watts)
 
     @classmethod
     def mixed(cls, parts: Sequence[tuple[Activity, Floats]]) -> Activity:
         """Of kinds of step that each take a share [n] of the time."""
         whole = np.maximum(np.sum([share for _, share in parts], axis=0), 1e-12)
-        compute, memory, attention, waits = (
+        shares = (
             np.asarray(np.sum([getattr(each, name) * share for each, share in parts], axis=0) / whole)
             for name in SHARES
         )
@@ -115,7 +116,7 @@ class Activity:
         hot = np.sum([each.hot * watts for (each, _), watts in zip(parts, drawn, strict=True)], axis=0)
         most = np.max([each.most_watts + 0.0 * share for each, share in parts], axis=0)
         mean_hot = np.asarray(hot / np.maximum(np.sum(drawn, axis=0), 1e-12))
-        return cls(compute, memory, attention, waits, mean_hot, most)
+        return cls(*shares, mean_hot, most)
 
     @property
     def moved(self) -> Floats:
@@ -150,7 +151,12 @@ def bent_to_limit(level: Floats) -> Floats:
     return np.asarray((np.maximum(level, 1e-9) ** -_BEND + 1) ** (-1 / _BEND))
 
 
-def _level(gpu: Gpu, activity: Activity) -> Floats:
+def _at_work(gpu: Gpu, activity: Activity) -> Floats:
+    """Share of a step in which a GPU does not wait for others' data; Ampere's law, of whole runs, has that within."""
+    return np.asarray(1.0 - (0.0 if gpu.generation == "ampere" else activity.exchange))
+
+
+def level_of(gpu: Gpu, activity: Activity) -> Floats:
     """By the law of its generation: :attr:`Activity.level`, on Hopper by what the memory reads."""
     facts = power_facts()
     if gpu.generation == "ampere":
@@ -165,9 +171,10 @@ def _level(gpu: Gpu, activity: Activity) -> Floats:
 def free_watts(gpu: Gpu, activity: Activity) -> Floats:
     """Of one GPU while steps run for less time than the board takes to hold its limit, [n]."""
     facts, idle = power_facts(), idle_loaded_watts(gpu)
-    above = (facts.limit * gpu.tdp_watts - idle) * _level(gpu, activity) * activity.hot
+    above = (facts.limit * gpu.tdp_watts - idle) * level_of(gpu, activity) * activity.hot
     burst = facts.peak_burst_hopper if gpu.generation == "hopper" else facts.peak_burst
-    return np.asarray(idle + np.minimum(above, np.minimum(burst * gpu.tdp_watts, activity.most_watts) - idle))
+    most = np.minimum(burst * gpu.tdp_watts, activity.most_watts) - idle
+    return np.asarray(idle + np.minimum(above, most) * _at_work(gpu, activity))
 
 
 def limit_watts(gpu: Gpu) -> float:
@@ -198,8 +205,8 @@ def mean_watts(gpu: Gpu, activity: Activity, running: Floats) -> Estimates:
         running: share of the time in which they do.
     """
     facts, idle = power_facts(), idle_loaded_watts(gpu)
-    level = _level(gpu, activity)
-    bent = bent_to_limit(level)
+    level = level_of(gpu, activity)
+    bent = bent_to_limit(level) * _at_work(gpu, activity)
     above = np.asarray((facts.limit * gpu.tdp_watts - idle) * bent * activity.hot)
     metered = gpu.generation in METERED
     low, high = (facts.residual_low, facts.residual_high) if metered else (facts.elsewhere_low, facts.elsewhere_high)

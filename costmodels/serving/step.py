@@ -41,6 +41,7 @@ class StepTimes(Rowwise):
         compute_us, memory_us: roofline times of all kernels together, shape [n]: how busy tensor cores and
             memory are.
         attention_us: of memory's, attention's, shape [n].
+        exchange_us: between GPUs, as far as nothing hides it, shape [n].
         waits_us: what a step of a model with experts takes beyond all kernels and exchanges as measured alone, shape
             [n]: untuned kernels, and GPUs that wait for each other. Without experts it is the host's, and none.
         hot, most_watts: watts above idle ÷ those at the highest clock, and the board's limit, shape [n].
@@ -53,6 +54,7 @@ class StepTimes(Rowwise):
     compute_us: Floats
     memory_us: Floats
     attention_us: Floats
+    exchange_us: Floats
     waits_us: Floats
     hot: Floats
     most_watts: Floats
@@ -148,7 +150,8 @@ def step_times(
     halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them
     attention = np.sum([asked[name].bounds[1] for name in families().parts["attention"]], axis=0)
     waits_us = np.where(routed.alone > 0, np.maximum(latency.value - kernels * halves, 0.0), 0.0)
-    busy_us = busy[0] * halves, memory_us * halves, attention * halves, waits_us
+    exchanged = np.maximum(np.sum([parts[name] for name in ("communication", *EXCHANGE_PARTS)], axis=0), 0.0)
+    busy_us = busy[0] * halves, memory_us * halves, attention * halves, exchanged, waits_us
     hot, most = np.ones(n), np.full(n, np.inf)
     return StepTimes(latency, stage, parts, *busy_us, hot, most, uneven)
 
