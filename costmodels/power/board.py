@@ -20,8 +20,9 @@ from profiles.hardware import Gpu
 _BEND = 10.0
 """How sharply power bends to its limit (the power of a p-norm)."""
 
-SHARES = ("compute", "memory", "attention", "exchange", "waits")
-"""Of time, in an :class:`Activity`."""
+TIMES = ("compute", "memory", "exchange", "waits")
+SHARES = (*TIMES, "filled")
+"""Of an :class:`Activity`, those of time first."""
 
 METERED = ("hopper", "ampere")
 """Generations of which serving was metered."""
@@ -33,7 +34,7 @@ class PowerFacts:
 
     base: float
     memory: float
-    attention: float
+    filled: float
     compute: float
     rest: float
     reference_bandwidth_per_watt: float
@@ -68,11 +69,11 @@ class Timed(Protocol):
     @property
     def memory_us(self) -> Floats: ...
     @property
-    def attention_us(self) -> Floats: ...
-    @property
     def exchange_us(self) -> Floats: ...
     @property
     def waits_us(self) -> Floats: ...
+    @property
+    def filled(self) -> Floats: ...
     @property
     def hot(self) -> Floats: ...
     @property
@@ -84,24 +85,25 @@ class Activity:
     """What a GPU does while steps run, shares of their time, [n] each.
 
     Attributes:
-        compute, memory: that tensor cores and memory take at their peak; ``attention``: of memory's, attention's.
+        compute, memory: that tensor cores and memory take at their peak.
         exchange: that GPUs exchange in. ``waits``: that layers of experts take beyond their kernels.
+        filled: of the rows of tensor cores' tiles, those that hold a token.
         hot: watts above idle ÷ those at the highest clock. ``most_watts``: the board's limit.
     """
 
     compute: Floats
     memory: Floats
-    attention: Floats
     exchange: Floats
     waits: Floats
+    filled: Floats
     hot: Floats = field(default_factory=lambda: np.ones(1))
     most_watts: Floats = field(default_factory=lambda: np.full(1, np.inf))
 
     @classmethod
     def of(cls, step: Timed) -> Activity:
         time = np.maximum(step.latency.value, 1e-9)
-        shares = (np.asarray(np.minimum(getattr(step, f"{name}_us") / time, 1.0)) for name in SHARES)
-        return cls(*shares, step.hot, step.most_watts)
+        shares = (np.asarray(np.minimum(getattr(step, f"{name}_us") / time, 1.0)) for name in TIMES)
+        return cls(*shares, step.filled, step.hot, step.most_watts)
 
     @classmethod
     def mixed(cls, parts: Sequence[tuple[Activity, Floats]]) -> Activity:
@@ -119,16 +121,11 @@ class Activity:
         return cls(*shares, mean_hot, most)
 
     @property
-    def moved(self) -> Floats:
-        """:attr:`level` of what the memory reads."""
-        facts = power_facts()
-        return np.asarray(facts.memory * self.memory + facts.attention * self.attention)
-
-    @property
     def level(self) -> Floats:
         """Watts above idle, as a share of what is left to the limit, before they bend to it."""
         facts = power_facts()
-        return np.asarray(facts.base + self.moved + facts.compute * self.compute + facts.rest * self.waits)
+        work = facts.memory * self.memory + facts.compute * self.compute + facts.rest * self.waits
+        return np.asarray(facts.base + facts.filled * self.filled + work)
 
 
 def idle_loaded_watts(gpu: Gpu) -> float:
@@ -165,7 +162,7 @@ def level_of(gpu: Gpu, activity: Activity) -> Floats:
         return activity.level
     bytes_per_watt = gpu.memory_bandwidth_bytes_per_s / gpu.tdp_watts
     more = (bytes_per_watt / facts.reference_bandwidth_per_watt) ** facts.bandwidth_exponent
-    return np.asarray(activity.level + activity.moved * (more - 1))
+    return np.asarray(activity.level + facts.memory * activity.memory * (more - 1))
 
 
 def free_watts(gpu: Gpu, activity: Activity) -> Floats:

@@ -3,10 +3,10 @@
 
 Fitted to ML.ENERGY's serving runs on H100 (``../shared/data/serving/endtoend.csv``, rows with watts, where it is
 there), as ``plan predict`` reads them, and to steps of dense models that this project metered on an H200
-(``data/steps_h200.csv``; decode in which attention reads for a tenth of the time is left out: torch's kernel draws as
-no engine's does). A step that the board held at its limit says no watts but a clock: it counts by the level that it
-would reach at the highest one, in the time that it took right after a rest. Each run counts once and each step three
-times. Puts ``Hopper boards`` into
+(``data/steps_h200.csv``; decode of more than eight sequences is left out: torch's attention, which draws as no engine's
+does, takes more than a tenth of it). A step that the board held at its limit says no watts but a clock: it counts by
+the level that it would reach at the highest one, in the time that it took right after a rest. Each run counts once and
+each step three times. Puts ``Hopper boards`` into
 ``costmodels/evidence/power.json``; writes no constants.
 """
 
@@ -25,7 +25,7 @@ from scipy.optimize import least_squares
 
 from costmodels.estimates import Estimates, Floats
 from costmodels.power import board
-from costmodels.power.board import SHARES, Activity
+from costmodels.power.board import SHARES, TIMES, Activity
 from costmodels.power.response import clock_response
 from costmodels.serving.closed_loop import client
 from planner.serving.prediction_table import predict
@@ -34,10 +34,10 @@ from tests.benchmarks.cards import EVIDENCE, card, write
 from tests.benchmarks.steps import GPU, ROWS, steps_of
 
 RUNS = Path(__file__).parents[3] / "shared" / "data" / "serving" / "endtoend.csv"
-FITTED = ("base", "memory", "attention", "compute", "rest")
-FIRST = (0.06, 0.7, 0.2, 1.8, 1.0)
+FITTED = ("base", "memory", "filled", "compute", "rest")
+FIRST = (0.06, 0.7, 0.1, 1.6, 0.9)
 STEP_WEIGHT = 3.0
-MOST_ATTENTION = 0.1
+MOST_SEQUENCES = 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Metered:
         if self.held is None:
             return np.asarray(off)
         warmest = self.held ** -clock_response(self.gpu.name).prefill.exponent[0]
-        return np.asarray(np.where(self.held < 1, np.log(level / warmest), off))
+        return np.asarray(np.where(self.held < 1, np.log(np.maximum(level, 1e-9) / warmest), off))
 
 
 def runs() -> Metered:
@@ -107,8 +107,9 @@ def steps() -> Metered:
     for name, rows in table.groupby("model", sort=False):
         asked, decode = steps_of(rows), (rows["phase"] == "decode").to_numpy()
         took = np.where(decode, rows["sustained_us"], rows["rested_us"])
-        shares = np.stack([np.minimum(getattr(asked, f"{each}_us") / took, 1.0) for each in SHARES])
-        kept = ~decode | (shares[SHARES.index("attention")] < MOST_ATTENTION)
+        times = [np.minimum(getattr(asked, f"{each}_us") / took, 1.0) for each in TIMES]
+        shares = np.stack([*times, asked.filled])
+        kept = ~decode | (rows["batch"] <= MOST_SEQUENCES).to_numpy()
         held = np.where(decode, 1.0, rows["sm_mhz"] / rows["sm_mhz"].max())
         columns = (np.full(len(rows), str(name)), rows["watts"].to_numpy(float), held, shares)
         parts.append([each[..., kept] for each in columns])
