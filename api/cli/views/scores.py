@@ -87,6 +87,8 @@ def _pct(log_error: float) -> str:
 def _table(out: Console, of: list[Score], cut: str) -> None:
     names = ("quantity",) if cut == ALL else (cut, "quantity")
     rows = table(*names, "rows", "mean error", "median", "p90", "bias", "in 80 %", "score", left=len(names))
+    rows.columns[len(names) - 1].no_wrap = True
+    rows.columns[0].overflow = "fold"  # a group's name may be long; a quantity's stays whole
     ordered = of if cut == ALL else sorted(of, key=lambda score: score.group)
     few = 0
     for score in ordered:

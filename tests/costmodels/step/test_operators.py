@@ -21,7 +21,7 @@ from costmodels.step.operators import step_work
 
 DENSE, MOE, MLA, WINDOWED = "Qwen3-32B", "Qwen3-235B-A22B", "DeepSeek-V3", "gemma-3-27b-it"
 HYBRID, SPARSE = "Qwen3.5-397B-A17B", "GLM-5"
-MODELS = (DENSE, MOE, MLA, WINDOWED, HYBRID, SPARSE, "openai/gpt-oss-120b", "Llama-3.1-8B")
+MODELS = (DENSE, MOE, MLA, WINDOWED, HYBRID, SPARSE, "openai/gpt-oss-120b", "Llama-3.1-8B", "GLM-4.7-Flash")
 COUNTED = tuple(model for model in MODELS if model != SPARSE)  # whose products are asked for one by one
 PLAIN = (1, 1, 1, 1, 1)
 
