@@ -102,23 +102,23 @@ class Activity:
     @classmethod
     def of(cls, step: Timed) -> Activity:
         time = np.maximum(step.latency.value, 1e-9)
-        shares = (np.asarray(np.minimum(getattr(step, f"{name}_us") / time, 1.0)) for name in TIMES)
-        return cls(*shares, step.filled, step.hot, step.most_watts)
+        shares = {name: np.asarray(np.minimum(getattr(step, f"{name}_us") / time, 1.0)) for name in TIMES}
+        return cls(**shares, filled=step.filled, hot=step.hot, most_watts=step.most_watts)
 
     @classmethod
     def mixed(cls, parts: Sequence[tuple[Activity, Floats]]) -> Activity:
         """Of kinds of step that each take a share [n] of the time."""
         whole = np.maximum(np.sum([share for _, share in parts], axis=0), 1e-12)
-        shares = (
-            np.asarray(np.sum([getattr(each, name) * share for each, share in parts], axis=0) / whole)
+        shares = {
+            name: np.asarray(np.sum([getattr(each, name) * share for each, share in parts], axis=0) / whole)
             for name in SHARES
-        )
+        }
         # By the watts above idle that each would draw: a cool kind of step that is short cools little.
         drawn = [each.level * share for each, share in parts]
         hot = np.sum([each.hot * watts for (each, _), watts in zip(parts, drawn, strict=True)], axis=0)
         most = np.max([each.most_watts + 0.0 * share for each, share in parts], axis=0)
         mean_hot = np.asarray(hot / np.maximum(np.sum(drawn, axis=0), 1e-12))
-        return cls(*shares, mean_hot, most)
+        return cls(**shares, hot=mean_hot, most_watts=most)
 
     @property
     def level(self) -> Floats:

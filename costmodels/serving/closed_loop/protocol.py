@@ -168,8 +168,8 @@ def closed_loop(grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, 
     slots = slots_of(concurrency, most_running, sent.generations)
     requests = max(SLOTS * GENERATIONS, int((slots * sent.generations).max(initial=0)))
     levels = grid.decode_us.shape[1] + grid.prefill_us.shape[1]
-    seen, shares = [np.full((n, requests), np.nan) for _ in range(3)], [np.zeros(n) for _ in range(3)]
-    out = ClosedLoop(*seen, *shares, np.zeros((n, levels)))
+    ttft, tpot, e2e = (np.full((n, requests), np.nan) for _ in range(3))
+    out = ClosedLoop(ttft, tpot, e2e, np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, levels)))
     sizes = 2 ** np.ceil(np.log2(np.maximum(slots, 1))).astype(np.int64)
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
