@@ -12,7 +12,7 @@ from planner.solving.mix.clock import Deadline
 from planner.solving.mix.fewer import fewer
 from planner.solving.mix.master import fits
 from planner.solving.mix.question import Block, Kinds, MixQuestion, Survive, losses
-from planner.solving.mix.rounds import Rounds
+from planner.solving.mix.rounds import Rounds, lowered
 from planner.solving.mix.solve import mended_mix, solve_mix
 
 HOUR = np.array([3600.0])
@@ -311,3 +311,14 @@ def test_kinds_that_others_make_needless_are_missed_by_nobody(monkeypatch: pytes
 @pytest.mark.slow
 def test_they_are_missed_by_nobody_in_many_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     same_without_needless(range(1000, 1400), monkeypatch)
+
+
+def test_lowered_prices_hold_of_every_fleet_that_a_loss_leaves_enough_of() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(2000):
+        n, lost = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+        prices, engines = rng.choice([0.0, 0.1, 0.3, 1.0], n) * rng.uniform(0.5, 1, n), rng.integers(0, 5, n)
+        worth = np.sort(np.repeat(prices, engines))[::-1]
+        least = float(worth[lost:].sum())  # what is left after the worst loss of so many
+        if least > 0:
+            assert lowered(prices, least, np.full(n, float(lost))) @ engines >= least * (1 - 1e-12)
