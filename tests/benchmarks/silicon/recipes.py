@@ -29,10 +29,12 @@ times:
 The other rows are NVIDIA's own runs (source files under ``/Users/``), of which no recipe is public. How long their
 requests were is *inferred from these measurements themselves*: on the grid of thousands lengths vary; on that of powers
 of two SGLang's requests queue as if every wave were a burst, as constant lengths do (a spread of 5 % would make TTFT
-0.3 times what was measured), while those of vLLM and TensorRT-LLM wait for two or three prompts at any concurrency, as
-ends that scatter by a few per cent do (TTFT of vLLM's rows is 20 % off with 5 %, 46 without, 125 where, as in closed
-loops of constant lengths that this project measured, waves stay together). So is which image dated 2026 drafts (its
-TPOT is 0.6 of the same image's a month before); the pull request says only that such recipes came then.
+0.3 times what was measured), while those of vLLM and TensorRT-LLM wait for three to four prompts whatever they then
+answer (124 to 1,000 tokens) and however long they are, and little more among 64 users than among 8: as constant lengths
+do whose ends scatter by a few tokens, and of which a step takes one (AIConfigurator's generator starts its benchmarks'
+engines so, with one prompt, 1,500 tokens and the running sequences as the budget: ``rule_plugin/benchmark``, 0.12.0).
+Four tokens and one prompt were chosen among a few on these rows (docs/accuracy.md). So is which image dated 2026 drafts
+(its TPOT is 0.6 of the same image's a month before); the pull request says only that such recipes came then.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-OWN_BUDGET = 8192  # of NVIDIA's runs, whose recipes nobody has published
+OWN_BUDGET = 8192  # of NVIDIA's runs, whose recipes nobody has published, but for the next
+SCATTER = 4  # tokens by which answers of NVIDIA's runs of one length end apart, under vLLM and TensorRT-LLM
 CAMPAIGNS = ("InferenceX", "NVIDIA", "NVIDIA Dynamo")
 """Who ran the rows; the last one's lengths are round thousands."""
 
@@ -68,6 +71,8 @@ def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
     drafted = np.where(early & (tp == 4) & (table["ep"] == 1).to_numpy(), 3, drafted)
 
     whole = np.where((gpu == "B200") & (weights == "fp8"), 16384, isl + osl + 200)
+    equal = own & (isl % 1000 != 0) & ~sglang
+    one = isl + table["concurrency"].to_numpy()
     plain_cache = (
         ((deepseek | glm) & sglang & (gpu == "H200"))
         | (gptoss & trtllm & (gpu == "H200"))
@@ -75,8 +80,8 @@ def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
     )
     return table.assign(
         campaign=np.select([own & (isl % 1000 == 0), own], CAMPAIGNS[:0:-1], CAMPAIGNS[0]),
-        shortest=np.where(own & (isl % 1000 != 0), np.where(sglang, 1.0, 0.95), 0.8),
-        token_budget=np.select([own, llama], [OWN_BUDGET, whole], 0),
+        shortest=np.select([equal, own & (isl % 1000 != 0)], [1 - SCATTER / osl, 1.0], 0.8),
+        token_budget=np.select([equal, own, llama], [one, OWN_BUDGET, whole], 0),
         polled=np.where(llama & (isl == 1024) & (osl == 1024) & (tp < 8), 20, 0),
         drafted=drafted,
         kv=np.where(plain_cache, "bf16", None),

@@ -307,5 +307,5 @@ def test_each_kind_of_attention_asks_for_its_own_kernels_only() -> None:
     linear, sparse = {"gdn_prefill", "gdn_decode"}, {"dsa_prefill", "dsa_decode"}
     for model in MODELS:
         made = step(model, PLAIN, batch(prefills=1, chunk=64, decodes=4, context=64))
-        wanted = {MLA: latent, SPARSE: sparse, HYBRID: grouped | linear}.get(model, grouped)
+        wanted = {MLA: latent, "GLM-4.7-Flash": latent, SPARSE: sparse, HYBRID: grouped | linear}.get(model, grouped)
         assert set(made.asked) - {"gemm", "moe"} == wanted
