@@ -225,8 +225,12 @@ class Rounds:
                     if not self.carries_step(t, now[t]):
                         now[t, v] += 1
                         break
-        if timely(self.q, now):
-            self.keep(now)
+        if not timely(self.q, now):  # the least that keeps engines up as long as they must be
+            least = self.master.at_least(now, max(min(0.15 * self.deadline.left, 10.0), 0.2), 1e-4)
+            if least is None:
+                return
+            now = least
+        self.keep(now)
 
     def _sharpen(self, engines: Floats) -> None:
         """Keeps what is left of ``engines`` (1, n) when engines are left out, and replaced by cheaper ones, as long as

@@ -322,3 +322,17 @@ def test_lowered_prices_hold_of_every_fleet_that_a_loss_leaves_enough_of() -> No
         least = float(worth[lost:].sum())  # what is left after the worst loss of so many
         if least > 0:
             assert lowered(prices, least, np.full(n, float(lost))) @ engines >= least * (1 - 1e-12)
+
+
+def test_what_is_mended_comes_and_goes_where_engines_have_a_least_time_up() -> None:
+    """One busy hour of eight: a fleet that never changes would have its engines all day."""
+    works = [np.array([[load, 1.3 * load]]) for load in (1.5, 1.4, 1.6, 9.0, 1.5, 1.4, 1.5, 1.4)]
+    kinds = replace(kinds_of(np.array([1.0, 1.1])), min_up_s=np.full(2, 7200.0))
+    asked = MixQuestion(kinds, works, np.full(8, 3600.0), cyclic=True)
+    few = solve_mix(asked)
+    assert few.engines is not None
+    more = mended_mix(replace(asked, work=[1.1 * work for work in works]), few.engines + 2, few.prices, seconds=5)
+    best = solve_mix(replace(asked, work=[1.1 * work for work in works]))
+    assert more.objective is not None
+    assert best.objective is not None
+    assert best.objective <= more.objective < 1.1 * best.objective
