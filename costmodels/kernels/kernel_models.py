@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from costmodels.arrays import Rowwise
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels import forest as forests
+from costmodels.kernels.cells import Cells
 from costmodels.kernels.features import base_us, matrix
 from costmodels.kernels.row_sources import sources_of, tunes_at_start
 from costmodels.kernels.sound_rows import Curves, as_tuned, undisturbed
@@ -310,6 +311,7 @@ class KernelModel:
         self._exact_keys, self._exact_us = self._index(rows)
         self._curves = self._curves_of(rows)
         self._ranges = ranges(self.kernel, rows.columns)
+        self._cells = Cells(self.kernel.cells, rows.columns)
 
     def _index(self, rows: Rows) -> tuple[NDArray[np.uint64], Floats]:
         keys = question_keys(self.operation, rows.columns)
@@ -341,6 +343,7 @@ class KernelModel:
             value, down, up, known = self._forest(q, gpu, base)
             if self._curves is not None:
                 value = self._curves.between(self._curve_keys(q), q[self.kernel.along], value)
+            value = self._cells.no_longer(q, value, self._lookup)
             if self._relative is not None:
                 value = self._relative.us(q, base, bound)
             doublings = doublings_outside(self._ranges, q)

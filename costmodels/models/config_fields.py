@@ -68,10 +68,16 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "gemma4_text": {"tie_word_embeddings": True, "global_head_dim": 512},
+    "gemma3n_text": {"tie_word_embeddings": True},
+    **{
+        family: {"tie_word_embeddings": True}
+        for family in ("bloom", "falcon", "gpt2", "gpt_bigcode", "mpt", "minicpm", "phi3small")
+    },
 }
 
 
 _INERT = Path(__file__).parent / "config_keys.yaml"
+_SPELLINGS = Path(__file__).parent / "config_spellings.yaml"
 
 
 @cache
@@ -83,6 +89,14 @@ def _inert() -> re.Pattern[str]:
         return re.compile("|".join(f"(?:{pattern})" for patterns in groups for pattern in patterns))
 
     return shipped(_INERT, every)
+
+
+def respelled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with the keys of families that have names of their own for them under the common ones."""
+    ours = shipped(_SPELLINGS, lambda document: dict(document)).get(str(config.get("model_type")), {})
+    return {key: value for key, value in config.items() if key not in ours} | {
+        ours[key]: value for key, value in config.items() if key in ours and config.get(ours[key]) is None
+    }
 
 
 LARGEST_SIZE = 10**9  # of anything in a config: products of three still fit a float, of two an int64

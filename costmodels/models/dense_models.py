@@ -44,29 +44,45 @@ class DenseFamily:
     head_bias: bool = False
     every: int = 0
     windowed: bool = False  # every layer sees ``sliding_window`` keys
+    times: int = 0  # the feed-forward as so many times the width, where the config does not say
+    positions: bool = False  # a learned table of them
 
 
 FAMILIES = {
     "apertus": DenseFamily(qk_norm="head", gated=False),
     "arcee": DenseFamily(gated=False, mlp_bias="mlp_bias"),
+    "baichuan": DenseFamily(bias=False),
+    "bloom": DenseFamily(bias=True, mlp_bias=True, gated=False, norms=4, final=3, times=4),
+    "chameleon": DenseFamily(qk_norm="head"),
+    "chatglm": DenseFamily(output_bias=False, mlp_bias="mlp_bias"),
     "cohere": DenseFamily(norms=1),
     "cohere2": DenseFamily(norms=1, every=4),
     "ernie4_5": DenseFamily(bias="use_bias", mlp_bias="use_bias"),
+    "exaone": DenseFamily(bias=False),
     "exaone4": DenseFamily(bias=False, qk_norm="head", every=4),
     "gemma": DenseFamily(),
     "gemma2": DenseFamily(norms=4, every=2),
     "glm": DenseFamily(output_bias=False),
     "glm4": DenseFamily(output_bias=False, norms=4),
+    "gpt2": DenseFamily(bias=True, mlp_bias=True, gated=False, norms=4, final=1, times=4, positions=True),
+    "gpt_neox": DenseFamily(bias=True, mlp_bias=True, gated=False, norms=4, final=1),
+    "gptj": DenseFamily(bias=False, mlp_bias=True, gated=False, final=1, head_bias=True, times=4),
     "granite": DenseFamily(mlp_bias="mlp_bias"),
     "hunyuan_v1_dense": DenseFamily(qk_norm="head"),
+    "internlm2": DenseFamily(bias="bias"),
+    "internlm3": DenseFamily(bias="qkv_bias", output_bias="bias", mlp_bias="bias"),
+    "minicpm": DenseFamily(),
     "ministral": DenseFamily(bias=False, windowed=True),
     "ministral3": DenseFamily(bias=False, windowed=True),
+    "mpt": DenseFamily(bias=False, gated=False, times=4),
     "nemotron": DenseFamily(mlp_bias="mlp_bias", gated=False, norms=4, final=1),
+    "olmo": DenseFamily(),
     "olmo2": DenseFamily(qk_norm="full"),
     "olmo3": DenseFamily(qk_norm="full", every=4),
     "phi": DenseFamily(bias=True, mlp_bias=True, gated=False, final=1, head_bias=True),
     "seed_oss": DenseFamily(output_bias="attention_out_bias", mlp_bias="mlp_bias"),
     "smollm3": DenseFamily(mlp_bias="mlp_bias"),
+    "stablelm": DenseFamily(bias="use_qkv_bias", output_bias=False, norms=4, final=1),
     "starcoder2": DenseFamily(bias="use_bias", mlp_bias="use_bias", gated=False, norms=4, final=1, windowed=True),
 }
 
@@ -93,10 +109,12 @@ def _family(fields: Fields) -> Decoder:
             field="qk_layernorm",
         )
     fields.inert("(attn|final)_logit_softcapping")  # in the attention kernel and behind the head: no time of its own
-    ffn = DenseFeedForward(fields.size("intermediate_size"), family.gated, _bias(fields, family.mlp_bias))
-    layers: Layers = [(attention(window), ffn) for window in _windows(fields, family)]
     hidden = fields.size("hidden_size")
+    wide = fields.size("intermediate_size", family.times * hidden or None)
+    ffn = DenseFeedForward(wide, family.gated, _bias(fields, family.mlp_bias))
+    layers: Layers = [(attention(window), ffn) for window in _windows(fields, family)]
     small = family.final * hidden + (fields.size("vocab_size") if family.head_bias else 0)
+    small += fields.size("max_position_embeddings") * hidden if family.positions else 0
     return Decoder(layers, norms=family.norms, small_parameters=small)
 
 
@@ -134,6 +152,41 @@ def _opt(fields: Fields) -> Decoder:
     layers: Layers = [(attention(0), ffn)] * fields.layers()
     positions = (fields.size("max_position_embeddings") + 2) * hidden
     return Decoder(layers, norms=4, small_parameters=hidden + positions)
+
+
+@reads("falcon")
+def _falcon(fields: Fields) -> Decoder:
+    """Both halves of a layer read the same norm, or one each (arXiv:2311.16867); one head of keys and values in the
+    older form."""
+    fields.inert("alibi", "multi_query", "parallel_attn", "bias")
+    newer = fields.flag("new_decoder_architecture")
+    norms = fields.size("num_ln_in_parallel_attn", 2) if newer else 1
+    attention = grouped_query(fields, kv_heads=1, head_dim=even_head_dim(fields))
+    ffn = DenseFeedForward(fields.size("intermediate_size", 4 * fields.size("hidden_size")), gated=False)
+    layers: Layers = [(attention(0), ffn)] * fields.layers()
+    return Decoder(layers, norms=2 * norms, small_parameters=fields.size("hidden_size"))
+
+
+@reads("gpt_bigcode")
+def _gpt_bigcode(fields: Fields) -> Decoder:
+    """GPT-2 with one head of keys and values (arXiv:2305.06161 §5.1)."""
+    fields.inert("multi_query")
+    hidden = fields.size("hidden_size")
+    attention = grouped_query(fields, kv_heads=1, head_dim=even_head_dim(fields), bias=True, output_bias=True)
+    ffn = DenseFeedForward(fields.size("intermediate_size", 4 * hidden), gated=False, bias=True)
+    layers: Layers = [(attention(0), ffn)] * fields.layers()
+    positions = fields.size("max_position_embeddings") * hidden
+    return Decoder(layers, norms=4, small_parameters=hidden + positions)
+
+
+@reads("phi3small")
+def _phi3_small(fields: Fields) -> Decoder:
+    """Every second layer attends to blocks chosen by their place (arXiv:2404.14219 §2): priced as if to all."""
+    fields.inert(r"blocksparse_\w+", "dense_attention_every_n_layers")
+    attention = grouped_query(fields, head_dim=even_head_dim(fields), bias=True, output_bias=True)
+    ffn = DenseFeedForward(fields.size("intermediate_size"), bias=True)
+    layers: Layers = [(attention(0), ffn)] * fields.layers()
+    return Decoder(layers, norms=4, small_parameters=fields.size("hidden_size"))
 
 
 @reads("mimo")

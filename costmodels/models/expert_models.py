@@ -62,6 +62,46 @@ def _phi_moe(fields: Fields) -> Decoder:
     return Decoder(layers, norms=4, small_parameters=small)
 
 
+@reads("dbrx")
+def _dbrx(fields: Fields) -> Decoder:
+    own, wide = fields.section("attn_config"), fields.section("ffn_config")
+    kv_heads = own.size("kv_n_heads")
+    attention = grouped_query(fields, kv_heads=kv_heads, head_dim=even_head_dim(fields))
+    experts = expert_layer(wide, "moe_num_experts", "ffn_hidden_size", top_k="moe_top_k")
+    return Decoder(alike(fields, attention, experts))
+
+
+@reads("grok-1", "git")
+def _grok(fields: Fields) -> Decoder:
+    """Four norms a layer; Grok-2 (whose config calls itself ``git``) has a dense half beside the experts."""
+    fields.inert(r"\w+_softcapping", "attn_temperature_len")
+    attention = grouped_query(fields, head_dim=even_head_dim(fields))
+    wide = fields.size("intermediate_size")
+    beside = wide if fields.flag("residual_moe") else 0
+    width = fields.size("moe_intermediate_size", wide)
+    count = fields.size("num_local_experts")
+    chosen = fields.at_most("num_experts_per_tok", fields.size("num_experts_per_tok"), count, "num_local_experts")
+    experts = MixtureOfExperts(count, chosen, width, beside)
+    return Decoder(alike(fields, attention, experts), norms=4)
+
+
+@reads("deepseek")
+def _deepseek(fields: Fields) -> Decoder:
+    """DeepSeekMoE (arXiv:2401.06066)."""
+    attention = grouped_query(fields, head_dim=even_head_dim(fields), bias=fields.flag("attention_bias"))
+    return Decoder(dense_first(fields, attention, correction=False))
+
+
+@reads("exaone_moe", "afmoe")
+def _gated_windows(fields: Fields) -> Decoder:
+    """Sliding and full layers, experts after the first; Arcee's Trinity (``afmoe``) gates what its attention gives and
+    has norms behind both halves too."""
+    trinity = fields.model_type == "afmoe"
+    attention = grouped_query(fields, head_dim=even_head_dim(fields), qk_norm="head", gated_output=trinity)
+    layers = dense_first(fields, attention, correction=True)
+    return Decoder(layers, norms=4 if trinity else 2, draft=next_tokens(fields, layers))
+
+
 @reads("dots1")
 def _dots1(fields: Fields) -> Decoder:
     bias = fields.flag("attention_bias")
@@ -272,6 +312,29 @@ def _gemma4(fields: Fields) -> Decoder:
     )
     halves: Layers = [(attention, experts) for attention in attentions]
     return Decoder(halves, norms=8 if width else 7, per_layer=inputs, small_parameters=count)
+
+
+@reads("gemma3n_text")
+def _gemma3n(fields: Fields) -> Decoder:
+    """Four sliding layers to a full one, of which the last see keys and values of one before, as Gemma 4's E2B; each
+    layer beside a low rank (LAuReL, arXiv:2411.07501), and ``altup_num_inputs`` residuals of which it changes one
+    (AltUp, arXiv:2301.13310): their weights count, their time is taken to be hidden."""
+    hidden, count = fields.size("hidden_size"), fields.layers()
+    fields.inert("final_logit_softcapping", r"altup_\w+", "activation_sparsity_pattern")
+    attention = grouped_query(fields, qk_norm="head")
+    size = fields.size("sliding_window")
+    windows = layer_windows(fields, lambda layer: size if (layer + 1) % 5 else 0)
+    first_shared = _first_shared(fields, windows)
+    wide = fields.per_layer("intermediate_size", count)
+    layers: Layers = [
+        (replace(attention(window), shared_cache=layer >= first_shared), DenseFeedForward(wide[layer]))
+        for layer, window in enumerate(windows)
+    ]
+    width = fields.size("hidden_size_per_layer_input")
+    own = PerLayerInputs(width, fields.size("vocab_size_per_layer_input"), count)
+    streams = 2 * (fields.size("altup_num_inputs", 4) - 1) * hidden * hidden
+    beside = 2 * count * hidden * fields.size("laurel_rank", 64) + streams
+    return Decoder(layers, norms=6, per_layer=own, small_parameters=beside)
 
 
 def _first_shared(fields: Fields, windows: Sequence[int]) -> int:

@@ -26,7 +26,7 @@ from costmodels.models.architecture import (
     ParallelMixers,
 )
 from costmodels.models.audio import audio_parameters
-from costmodels.models.config_fields import Fields
+from costmodels.models.config_fields import Fields, respelled
 from costmodels.models.mixers import CompressedAttention
 from costmodels.models.module_names import parts_of
 from costmodels.models.quantization import Storage, storage
@@ -48,6 +48,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
     """
     text, wrapper = _text_model(config, name)
     text["model_type"] = _ALIASES.get(str(text["model_type"]), text["model_type"])
+    text = respelled(text)
     fields = Fields(text, name)
     reader = READERS.get(fields.model_type)
     if reader is None:

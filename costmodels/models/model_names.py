@@ -18,11 +18,13 @@ _FILE = Path(__file__).parent / "model_names.yaml"
 @dataclass(frozen=True)
 class Reading:
     """``name`` is what a shipped model may be called; ``precision``: how the asked one stores its weights, where its
-    name says so; ``context``: its longest, tokens, where that is known to be another."""
+    name says so; ``context``: its longest, tokens, where that is known to be another; ``without``: what the asked one
+    has beside the shipped one's layers, and is not priced."""
 
     name: str
     precision: str | None = None
     context: int | None = None
+    without: str | None = None
 
 
 def own_cache(model: str) -> str | None:
@@ -43,10 +45,10 @@ def _facts() -> Mapping[str, Any]:
 
 def readings(model: str) -> Iterator[Reading]:
     """Every name that ``model`` may stand for, the most literal first; ``model`` itself is not among them."""
-    organization, _, bare = model.strip().replace(" ", "-").rpartition("/")
+    organization, _, bare = re.sub(r"[()]", "", re.sub(r"[\s:]+", "-", model.strip())).rpartition("/")
     stems: list[tuple[str, str | None]] = [(bare, None)]
     for suffix, entry in _facts()["formats"].items():
-        if bare.casefold().endswith(suffix.casefold()):
+        if bare.replace("_", "-").casefold().endswith(suffix.casefold()):
             precision = entry.get("of", {}).get(organization, entry["precision"])
             stems.append((bare[: -len(suffix)], precision))
     habit = len(stems) > 1 and organization and organization.casefold() not in _facts()["organizations"]
@@ -55,7 +57,7 @@ def readings(model: str) -> Iterator[Reading]:
             yield Reading(of, precision)
         for name in (stem, *_bases(stem)):
             if entry := _facts()["relatives"].get(name.casefold()):
-                yield Reading(entry["of"], precision, entry.get("context"))
+                yield Reading(entry["of"], precision, entry.get("context"), entry.get("without"))
                 break
         for name in (stem, *_tunings(stem)):
             for full in _organizations(organization, name):

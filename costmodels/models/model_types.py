@@ -164,7 +164,7 @@ def _llama4(fields: Fields) -> Decoder:
     return Decoder(with_experts(attentions, has_experts, experts, lambda: dense_layer(fields, "intermediate_size_mlp")))
 
 
-@reads("glm4_moe", "glm4v_moe_text")
+@reads("glm4_moe", "glm4v_moe_text", "solar_open")
 def _glm4_moe(fields: Fields) -> Decoder:
     norm: Literal["head", "none"] = "head" if fields.flag("use_qk_norm") else "none"
     attention = grouped_query(fields, bias=fields.flag("attention_bias"), qk_norm=norm)

@@ -85,6 +85,7 @@ def _read_as(model: str, find: Callable[[str], tuple[str, Path] | None]) -> Arch
             continue
         relative = _bundled(*found)
         note = f"its config.json is not shipped; read as that of {relative.name}"
+        note += f", without {reading.without}" if reading.without else ""
         if reading.precision is None and reading.context is None and "/" not in model:
             # Nobody can start a name without its organisation: the relative's is what the launch command says.
             return dataclasses.replace(relative, notes=(*relative.notes, f"what {model} is taken to be"))

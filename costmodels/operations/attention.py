@@ -80,6 +80,7 @@ PREFILL = Kernel(
     group=_SHAPE,
     range=("batch", "query_tokens", "prefix_tokens", "heads", "head_dim"),
     near={"batch": 2.0, "query_tokens": 2.0, **_NEAR_SHAPE},
+    cells=("batch", "query_tokens"),
     leaf_rows=5,
 )
 DECODE = Kernel(
@@ -91,6 +92,7 @@ DECODE = Kernel(
     group=_SHAPE,
     range=("batch", "context_tokens", "heads", "head_dim"),
     near={"batch": 2.0, "context_tokens": 2.0, **_NEAR_SHAPE},
+    cells=("batch", "context_tokens"),
     leaf_rows=5,
 )
 

@@ -46,6 +46,7 @@ class Kernel:
             question without such rows is one about an unseen GPU or model.
         along: the column along which a line joins rows measured alike; "": none.
         apart: by what factor two rows along it are apart at most, for a line to join them.
+        cells: two columns in whose product time grows: an answer among four rows is not much longer than they say.
         leaf_rows: least of a leaf: smooth operations do as well with larger ones, in half the memory.
         one_precision: where the precision is not part of the question.
         figures_of: the operation whose error figures (``unseen_gpu.yaml``, ``few_shot.yaml``) hold for this one, until
@@ -63,6 +64,7 @@ class Kernel:
     alike: tuple[str, ...] = ()
     along: str = ""
     apart: int = 2
+    cells: tuple[str, ...] = ()
     leaf_rows: int = 3
     one_precision: OnePrecision | None = None
     figures_of: str = ""

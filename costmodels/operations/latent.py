@@ -22,8 +22,11 @@ from costmodels.operations.shape_features import Features, logs, waves
 from costmodels.operations.wide_moe import between_powers
 
 # Latent attention is measured for DeepSeek's widths only: q·k over 128+64 and values of 128 when rebuilt
-# (prefill), both on the 512+64 latent when absorbed (decode). arXiv:2405.04434, §2.1.
+# (prefill), both on the 512+64 latent when absorbed (decode). arXiv:2405.04434, §2.1. Heads of GLM-4.7-Flash's widths
+# decode on the same latent; with prompts, and when absorbed, they count as the heads of DeepSeek's that do as much.
 QK_WIDTH, V_WIDTH, LATENT_WIDTH, ROPE_WIDTH = 192, 128, 512, 64
+NOPE_WIDTH = QK_WIDTH - ROPE_WIDTH
+GLM_FLASH = (192, 64, 256, 512)
 QUERY_RANK, MODEL_WIDTH = 1536, 7168  # of DeepSeek-V3, whose whole modules are measured
 
 
@@ -159,6 +162,11 @@ SHOWN_BYTES = 0.5
 none does on H100, which multiplies both in 16 bits, and all on B200."""
 
 
+def _as_wide(heads: Ints, own: int, measured: int) -> Ints:
+    """So many heads of the ``measured`` width as do the arithmetic of ``heads`` that are ``own`` wide."""
+    return heads if own == measured else -(-heads * own // measured)
+
+
 class LatentKind(AttentionKind[LatentAttention]):
     """Heads are split, the latent and its cache are whole on every GPU."""
 
@@ -186,7 +194,7 @@ class LatentKind(AttentionKind[LatentAttention]):
         width = layer.qk_nope_head_dim + layer.v_head_dim
         ask_product(step, dtype, rebuilt, heads * width, layer.kv_lora_rank, count)
         bf16 = code("dtype", "bf16")
-        shape = {"dtype": bf16, "kv_dtype": code("kv_dtype", precision.kv), "heads": heads}
+        shape = {"dtype": bf16, "kv_dtype": code("kv_dtype", precision.kv)}
         step.work.ask(
             PREFILL,
             count,
@@ -194,14 +202,18 @@ class LatentKind(AttentionKind[LatentAttention]):
             batch=batch.prefills,
             query_tokens=batch.chunk,
             prefix_tokens=batch.prefix,
+            heads=_as_wide(heads, qk + layer.v_head_dim, QK_WIDTH + V_WIDTH),
             **shape,
         )
         decoding, verified = (batch.decodes > 0) & ~whole, batch.decodes * batch.queries
-        for kind in ("pre", "post"):
-            absorbed = {"dtype": bf16, "kind": code("kind", kind), "tokens": verified, "heads": heads}
-            step.work.ask(ABSORB, count, decoding, **absorbed)
-        shape["heads"] = heads * batch.queries
-        step.work.ask(DECODE, count, decoding, batch=batch.decodes, context_tokens=batch.context, **shape)
+        for kind, own, measured in (
+            ("pre", layer.qk_nope_head_dim, NOPE_WIDTH),
+            ("post", layer.v_head_dim, V_WIDTH),
+        ):
+            absorbed = {"dtype": bf16, "kind": code("kind", kind), "tokens": verified}
+            step.work.ask(ABSORB, count, decoding, heads=_as_wide(heads, own, measured), **absorbed)
+        cached = {"batch": batch.decodes, "context_tokens": batch.context, "heads": heads * batch.queries}
+        step.work.ask(DECODE, count, decoding, **cached, **shape)
         if layer.output_gate:
             values = heads * layer.v_head_dim
             ask_product(step, dtype, tokens, values, hidden, count)
@@ -219,7 +231,7 @@ class LatentKind(AttentionKind[LatentAttention]):
         that a graph replays are the sum of their kernels."""
         precision, kinds = step.split.precision, priced_as(step.split.layouts.exchange)
         sizes = (layer.q_lora_rank, step.split.hidden, layer.output_gate, layer.window_tokens)
-        measured = sizes == (QUERY_RANK, MODEL_WIDTH, False, 0)
+        measured = sizes == (QUERY_RANK, MODEL_WIDTH, False, 0) and layer.v_head_dim == V_WIDTH
         measured &= precision.attention_qkv == precision.attention_output == MODULE
         launched = (kinds == HIGH_THROUGHPUT) | ((kinds == LOW_LATENCY) & (step.batch.prefills > 0))
         return np.asarray(measured & launched)
@@ -264,7 +276,7 @@ class LatentKind(AttentionKind[LatentAttention]):
 
     def widths(self, layer: LatentAttention) -> Widths:
         heads = (layer.qk_nope_head_dim, layer.qk_rope_head_dim, layer.v_head_dim, layer.kv_lora_rank)
-        return Widths("latent attention", heads, ((128, 64, 128, 512),))
+        return Widths("latent attention", heads, ((NOPE_WIDTH, ROPE_WIDTH, V_WIDTH, LATENT_WIDTH), GLM_FLASH))
 
     def rules(self, layer: LatentAttention, precision: Precision) -> Iterator[Rule]:
         yield heads_divide(layer.heads)

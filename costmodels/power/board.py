@@ -20,8 +20,9 @@ from profiles.hardware import Gpu
 _BEND = 10.0
 """How sharply power bends to its limit (the power of a p-norm)."""
 
-SHARES = ("compute", "memory", "attention", "waits")
-"""Of time, in an :class:`Activity`."""
+TIMES = ("compute", "memory", "exchange", "waits")
+SHARES = (*TIMES, "filled")
+"""Of an :class:`Activity`, those of time first."""
 
 METERED = ("hopper", "ampere")
 """Generations of which serving was metered."""
@@ -33,7 +34,7 @@ class PowerFacts:
 
     base: float
     memory: float
-    attention: float
+    filled: float
     compute: float
     rest: float
     reference_bandwidth_per_watt: float
@@ -68,9 +69,11 @@ class Timed(Protocol):
     @property
     def memory_us(self) -> Floats: ...
     @property
-    def attention_us(self) -> Floats: ...
+    def exchange_us(self) -> Floats: ...
     @property
     def waits_us(self) -> Floats: ...
+    @property
+    def filled(self) -> Floats: ...
     @property
     def hot(self) -> Floats: ...
     @property
@@ -82,52 +85,47 @@ class Activity:
     """What a GPU does while steps run, shares of their time, [n] each.
 
     Attributes:
-        compute, memory: that tensor cores and memory take at their peak; ``attention``: of memory's, attention's.
-        waits: that layers of experts take beyond their kernels.
+        compute, memory: that tensor cores and memory take at their peak.
+        exchange: that GPUs exchange in. ``waits``: that layers of experts take beyond their kernels.
+        filled: of the rows of tensor cores' tiles, those that hold a token.
         hot: watts above idle ÷ those at the highest clock. ``most_watts``: the board's limit.
     """
 
     compute: Floats
     memory: Floats
-    attention: Floats
+    exchange: Floats
     waits: Floats
+    filled: Floats
     hot: Floats = field(default_factory=lambda: np.ones(1))
     most_watts: Floats = field(default_factory=lambda: np.full(1, np.inf))
 
     @classmethod
     def of(cls, step: Timed) -> Activity:
         time = np.maximum(step.latency.value, 1e-9)
-        compute, memory, attention, waits = (
-            np.minimum(part / time, 1.0) for part in (step.compute_us, step.memory_us, step.attention_us, step.waits_us)
-        )
-        return cls(compute, memory, attention, waits, step.hot, step.most_watts)
+        shares = {name: np.asarray(np.minimum(getattr(step, f"{name}_us") / time, 1.0)) for name in TIMES}
+        return cls(**shares, filled=step.filled, hot=step.hot, most_watts=step.most_watts)
 
     @classmethod
     def mixed(cls, parts: Sequence[tuple[Activity, Floats]]) -> Activity:
         """Of kinds of step that each take a share [n] of the time."""
         whole = np.maximum(np.sum([share for _, share in parts], axis=0), 1e-12)
-        compute, memory, attention, waits = (
-            np.asarray(np.sum([getattr(each, name) * share for each, share in parts], axis=0) / whole)
+        shares = {
+            name: np.asarray(np.sum([getattr(each, name) * share for each, share in parts], axis=0) / whole)
             for name in SHARES
-        )
+        }
         # By the watts above idle that each would draw: a cool kind of step that is short cools little.
         drawn = [each.level * share for each, share in parts]
         hot = np.sum([each.hot * watts for (each, _), watts in zip(parts, drawn, strict=True)], axis=0)
         most = np.max([each.most_watts + 0.0 * share for each, share in parts], axis=0)
         mean_hot = np.asarray(hot / np.maximum(np.sum(drawn, axis=0), 1e-12))
-        return cls(compute, memory, attention, waits, mean_hot, most)
-
-    @property
-    def moved(self) -> Floats:
-        """:attr:`level` of what the memory reads."""
-        facts = power_facts()
-        return np.asarray(facts.memory * self.memory + facts.attention * self.attention)
+        return cls(**shares, hot=mean_hot, most_watts=most)
 
     @property
     def level(self) -> Floats:
         """Watts above idle, as a share of what is left to the limit, before they bend to it."""
         facts = power_facts()
-        return np.asarray(facts.base + self.moved + facts.compute * self.compute + facts.rest * self.waits)
+        work = facts.memory * self.memory + facts.compute * self.compute + facts.rest * self.waits
+        return np.asarray(facts.base + facts.filled * self.filled + work)
 
 
 def idle_loaded_watts(gpu: Gpu) -> float:
@@ -150,7 +148,12 @@ def bent_to_limit(level: Floats) -> Floats:
     return np.asarray((np.maximum(level, 1e-9) ** -_BEND + 1) ** (-1 / _BEND))
 
 
-def _level(gpu: Gpu, activity: Activity) -> Floats:
+def _at_work(gpu: Gpu, activity: Activity) -> Floats:
+    """Share of a step in which a GPU does not wait for others' data; Ampere's law, of whole runs, has that within."""
+    return np.asarray(1.0 - (0.0 if gpu.generation == "ampere" else activity.exchange))
+
+
+def level_of(gpu: Gpu, activity: Activity) -> Floats:
     """By the law of its generation: :attr:`Activity.level`, on Hopper by what the memory reads."""
     facts = power_facts()
     if gpu.generation == "ampere":
@@ -159,15 +162,16 @@ def _level(gpu: Gpu, activity: Activity) -> Floats:
         return activity.level
     bytes_per_watt = gpu.memory_bandwidth_bytes_per_s / gpu.tdp_watts
     more = (bytes_per_watt / facts.reference_bandwidth_per_watt) ** facts.bandwidth_exponent
-    return np.asarray(activity.level + activity.moved * (more - 1))
+    return np.asarray(activity.level + facts.memory * activity.memory * (more - 1))
 
 
 def free_watts(gpu: Gpu, activity: Activity) -> Floats:
     """Of one GPU while steps run for less time than the board takes to hold its limit, [n]."""
     facts, idle = power_facts(), idle_loaded_watts(gpu)
-    above = (facts.limit * gpu.tdp_watts - idle) * _level(gpu, activity) * activity.hot
+    above = (facts.limit * gpu.tdp_watts - idle) * level_of(gpu, activity) * activity.hot
     burst = facts.peak_burst_hopper if gpu.generation == "hopper" else facts.peak_burst
-    return np.asarray(idle + np.minimum(above, np.minimum(burst * gpu.tdp_watts, activity.most_watts) - idle))
+    most = np.minimum(burst * gpu.tdp_watts, activity.most_watts) - idle
+    return np.asarray(idle + np.minimum(above, most) * _at_work(gpu, activity))
 
 
 def limit_watts(gpu: Gpu) -> float:
@@ -198,8 +202,8 @@ def mean_watts(gpu: Gpu, activity: Activity, running: Floats) -> Estimates:
         running: share of the time in which they do.
     """
     facts, idle = power_facts(), idle_loaded_watts(gpu)
-    level = _level(gpu, activity)
-    bent = bent_to_limit(level)
+    level = level_of(gpu, activity)
+    bent = bent_to_limit(level) * _at_work(gpu, activity)
     above = np.asarray((facts.limit * gpu.tdp_watts - idle) * bent * activity.hot)
     metered = gpu.generation in METERED
     low, high = (facts.residual_low, facts.residual_high) if metered else (facts.elsewhere_low, facts.elsewhere_high)

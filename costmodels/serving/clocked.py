@@ -39,8 +39,9 @@ def at_state(times: StepTimes, gpu: Gpu, state: OperatingState, response: ClockR
         latency=longer(times.latency),
         stage=longer(times.stage),
         parts={name: part if name == "host" else part * kernels for name, part in times.parts.items()},
-        # Tensor cores take as much longer as the clock is lower, memory as long as ever, waits as kernels do.
+        # Tensor cores take as much longer as the clock is lower, memory as long as ever, the others as kernels do.
         compute_us=np.minimum(times.compute_us / share, times.latency.value * slower[0]),
+        exchange_us=times.exchange_us * kernels,
         waits_us=times.waits_us * kernels,
     )
     again = step_watts(gpu, Activity.of(slowed)).value - idle

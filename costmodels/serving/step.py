@@ -23,6 +23,7 @@ from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
 from costmodels.step.expert_exchange import SentExperts, exchange_facts, expert_exchange_times
 from costmodels.step.launching import no_earlier
+from profiles.hardware import Gpu
 
 ELEMENTWISE_SPREAD = 0.4
 """Half-width (log) of the interval of the elementwise rest, which the pack does not time: between perfect
@@ -40,9 +41,10 @@ class StepTimes(Rowwise):
             each.
         compute_us, memory_us: roofline times of all kernels together, shape [n]: how busy tensor cores and
             memory are.
-        attention_us: of memory's, attention's, shape [n].
+        exchange_us: between GPUs, as far as nothing hides it, shape [n].
         waits_us: what a step of a model with experts takes beyond all kernels and exchanges as measured alone, shape
             [n]: untuned kernels, and GPUs that wait for each other. Without experts it is the host's, and none.
+        filled: share of the rows of tensor cores' tiles that hold a token, shape [n].
         hot, most_watts: watts above idle ÷ those at the highest clock, and the board's limit, shape [n].
         uneven: by how much longer (log) the GPU with most experts to read takes than all on average, shape [n].
     """
@@ -52,8 +54,9 @@ class StepTimes(Rowwise):
     parts: dict[str, Floats]
     compute_us: Floats
     memory_us: Floats
-    attention_us: Floats
+    exchange_us: Floats
     waits_us: Floats
+    filled: Floats
     hot: Floats
     most_watts: Floats
     uneven: Floats
@@ -146,11 +149,24 @@ def step_times(
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them
-    attention = np.sum([asked[name].bounds[1] for name in families().parts["attention"]], axis=0)
     waits_us = np.where(routed.alone > 0, np.maximum(latency.value - kernels * halves, 0.0), 0.0)
-    busy_us = busy[0] * halves, memory_us * halves, attention * halves, waits_us
+    exchanged = np.maximum(np.sum([parts[name] for name in ("communication", *EXCHANGE_PARTS)], axis=0), 0.0)
+    busy_us = busy[0] * halves, memory_us * halves, exchanged, waits_us
+    filled = _filled(asked["gemm"].bounds + routed.bounds, cost.gpu)
     hot, most = np.ones(n), np.full(n, np.inf)
-    return StepTimes(latency, stage, parts, *busy_us, hot, most, uneven)
+    return StepTimes(latency, stage, parts, *busy_us, filled, hot, most, uneven)
+
+
+TILE_ROWS = 64
+"""Of the least tile that Hopper's tensor cores multiply (PTX ISA, wgmma)."""
+
+
+def _filled(products: Floats, gpu: Gpu) -> Floats:
+    """Of the rows of tiles those that hold a token, [n], half with as many as a tile has: tokens for each weight that
+    is read, from what products are bound by, [2, n]."""
+    at_ridge = max(gpu.peak_flops.get("bf16", 0.0), gpu.peak_flops.get("fp16", 0.0)) / gpu.memory_bandwidth_bytes_per_s
+    tokens = at_ridge * products[0] / np.maximum(products[1], 1e-9)
+    return np.asarray(tokens / (tokens + TILE_ROWS))
 
 
 EXCHANGE_PARTS = ("dispatch", "combine", "overlap")

@@ -3,7 +3,7 @@ library and a fabric (``expert_exchange.yaml``)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -91,7 +91,7 @@ def _one(model: CostModel, network: Network, e: ExpertExchange, phase: str) -> t
     domain = network.gpus_per_node
     inside = np.minimum(e.ranks, domain)
     largest_node = exchange_facts()["within_node"]["gpus"]
-    near = _measured(model, e, phase, np.minimum(inside, largest_node))
+    near = within_node(model, e, phase, np.minimum(inside, largest_node))
     if domain > largest_node:  # a rack
         by_rack, over_nvlink = inside > largest_node, (e.kind == ONE_SIDED) | (e.kind == TWO_SIDED)
         law = exchange_facts()["nvlink_domain"]
@@ -100,7 +100,7 @@ def _one(model: CostModel, network: Network, e: ExpertExchange, phase: str) -> t
     nodes = -(-e.ranks // domain)
     if not (nodes > 1).any():
         return near, near.value
-    far = _between_nodes(model.gpu, network.fabric, e, phase, nodes)
+    far = _between_nodes(model.gpu, network.fabric, e, phase, nodes, near.value)
     slower = near.value > far.value
     return _chosen((nodes > 1) & ~slower, far, near), near.value
 
@@ -114,8 +114,9 @@ def _chosen(which: NDArray[np.bool_], first: Estimates, second: Estimates) -> Es
     return Estimates(of("value"), of("low"), of("high"), of("how").astype(np.int8), of("inside"))
 
 
-def _measured(model: CostModel, e: ExpertExchange, phase: str, ranks: Ints) -> Estimates:
-    """Within a node, between the powers of two of tokens that are measured."""
+def within_node(model: CostModel, e: ExpertExchange, phase: str, ranks: Ints) -> Estimates:
+    """What an exchange among ``ranks`` GPUs of a node takes, [e], between the powers of two of tokens that are
+    measured."""
     names = np.array([code("kind", f"{_MODES.get(kind, 'll')}_{phase}") for kind in e.kind.tolist()], np.int64)
     n = len(names)
     corners = between_powers(e.tokens)
@@ -142,22 +143,42 @@ def _in_rack(e: ExpertExchange, phase: str, ranks: Ints) -> Estimates:
     return _by_law(law["start_us"] + sent * rate, facts["spread"])
 
 
-def _between_nodes(gpu: Gpu, fabric: Fabric, e: ExpertExchange, phase: str, nodes: Ints) -> Estimates:
+def _between_nodes(gpu: Gpu, fabric: Fabric, e: ExpertExchange, phase: str, nodes: Ints, near_us: Floats) -> Estimates:
+    """``near_us``: what the same tokens take within a node, [e]."""
     kind = fabric_kind(fabric)
-    place = "amd" if gpu.vendor == "amd" else kind if kind in RDMA else "efa"
-    slow, fast = (exchange_facts()[mode][place] for mode in ("low_latency", "high_throughput"))
+    place = kind if kind in RDMA else "efa"
+    slow = exchange_facts()["low_latency"]["amd" if gpu.vendor == "amd" else place]
     each = DISPATCH_BYTES if phase == "dispatch" else COMBINE_BYTES
-    row = e.hidden * each
-    copies = e.tokens * e.top_k * row * (1 - 1 / nodes) / 1e6
+    copies = e.tokens * e.top_k * e.hidden * each * (1 - 1 / nodes) / 1e6
     law = slow[phase]
     rate = (law["per_mb"] + law["per_mb_doubling"] * np.log2(nodes)) * slow["bytes_per_s"] / fabric.bytes_per_s_per_gpu
     low_latency = law["start_us"] + copies * rate
-    sizes = np.log2(sorted(fast[phase]))
-    bandwidth = np.interp(np.log2(nodes), sizes, [fast[phase][size] for size in sorted(fast[phase])])
-    bandwidth = bandwidth * fabric.bytes_per_s_per_gpu / fast["bytes_per_s"]
-    throughput = e.tokens * nodes_reached(nodes, e) * row / (bandwidth * 1e3)
+    fast = exchange_facts()["high_throughput"][place]
+    handed_us = handed_out_us(e, nodes, near_us)
+    throughput = high_throughput_us(fast, fabric.bytes_per_s_per_gpu, phase, e, nodes, handed_us)
     plain = e.kind == HIGH_THROUGHPUT
     return _by_law(np.where(plain, throughput, low_latency), np.where(plain, fast["spread"], slow["spread"]))
+
+
+def high_throughput_us(
+    law: Mapping[str, Any], bytes_per_s: float, phase: str, e: ExpertExchange, nodes: Ints, handed_us: Floats
+) -> Floats:
+    """By the ``law`` of a place (``expert_exchange.yaml``), [e]; ``bytes_per_s``: of a GPU's cards, ``handed_us``: what
+    handing tokens out within nodes takes."""
+    together = exchange_facts()["high_throughput"]["together"]
+    each = DISPATCH_BYTES if phase == "dispatch" else COMBINE_BYTES
+    counted = e.tokens * nodes_reached(nodes, e) * e.hidden * each * 1e6
+    parts = [counted * (1 - 1 / nodes) / (law["cards"] * bytes_per_s), handed_us]
+    if "posted" in law:
+        parts.append(counted / (law["posted"][phase] * bytes_per_s / law["bytes_per_s"]))
+    return np.asarray(sum(part**together for part in parts) ** (1 / together))
+
+
+def handed_out_us(e: ExpertExchange, nodes: Ints, near_us: Floats) -> Floats:
+    """What handing tokens out within nodes takes of an exchange among many, [e]: as within one (``near_us``), for as
+    many copies as there are GPUs with a token's experts."""
+    inside = reached(-(-e.ranks // nodes).astype(np.float64), np.full(len(nodes), float(e.top_k)))
+    return near_us * nodes_reached(e.ranks, e) / inside
 
 
 def nodes_reached(nodes: Ints, e: ExpertExchange) -> Floats:

@@ -64,7 +64,7 @@ def folded(word: str) -> str:
 
 def exchange_word(word: str) -> str:
     """What experts' tokens are exchanged by, folded; one word for those by which all ranks gather them."""
-    return "none" if folded(word) in ("allgather_reducescatter", "naive") else folded(word)
+    return "none" if folded(word) in ("allgather_reducescatter", "allgather", "naive") else folded(word)
 
 
 def precision_of(model: Architecture, weights: str | None = None, kv: str | None = None) -> Precision:

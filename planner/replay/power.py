@@ -111,8 +111,7 @@ class _Steps:
     def _activity(self, part: Callable[[str], Floats]) -> Activity:
         """From its parts by name; the board's limit is one."""
         most = np.full(1, self.plain.most_watts.max())
-        compute, memory, attention, waits = (part(name) for name in SHARES)
-        return Activity(compute, memory, attention, waits, part("hot"), most)
+        return Activity(**{name: part(name) for name in SHARES}, hot=part("hot"), most_watts=most)
 
     def over(self, replay: Replay, edges_us: Floats) -> tuple[Floats, Activity]:
         """(share of each stretch in which steps run, what they do)."""

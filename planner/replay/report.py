@@ -200,6 +200,7 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
         engines=tuple(
             f"{len(group.replicas)} × {group.layout.label} on {group.gpu}"
             + ("" if group.role == "aggregated" else f" ({group.role})")
+            + ("" if group.supply == "on_demand" else f", {group.supply}")
             for group in running.deployment.engines
         ),
         edited=running.edited,

@@ -30,7 +30,7 @@ from profiles.errors import InputError
 from profiles.store import ProfileStore
 from profiles.values import shown
 
-MOST_DRAWN = 3_000_000
+MOST_DRAWN = 6_000_000
 """Requests of a load that is drawn."""
 
 _FAILURE = re.compile(r"(?:(\d+)\*)?(spot:)?([^@*]+)@(\d+(?:\.\d+)?)(?:\+(\d+(?:\.\d+)?))?", re.ASCII)

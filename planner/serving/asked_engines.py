@@ -28,6 +28,10 @@ FULL_MEMORY_FRACTION = 0.95
 """Taken where nobody says a share and the release's own leaves no room: as far as the public recipes go
 (``--mem-fraction-static 0.95``, ``--gpu-memory-utilization 0.95``)."""
 
+LEAST_CONTEXT = 4096
+"""Tokens of the shortest context that engines of chat models are started with (``--max-model-len`` of the public
+recipes): a cache with room for less is none that anybody measured, or would keep."""
+
 FILLED = 0.9
 """Of a step's tokens, that waiting prompts must fill before an engine lets them in early: the
 ``batch_wait_max_tokens_ratio`` of the public recipes that set ``batch_wait_timeout_iters``."""
@@ -74,6 +78,12 @@ class AskedEngine:
             started = _decoding(row, started)
         return cls(with_buffers(row, started, served), started, served.framework.scheduler.polls_for_ranks)
 
+    @property
+    def least_context(self) -> int:
+        """Tokens that its cache holds at least, if it was started with what suits it: the longest request's, and no
+        less than anybody starts an engine with."""
+        return max(self.row.workload.longest_tokens, min(LEAST_CONTEXT, self.started.max_model_len))
+
     def told(self, served: ServedModel, share: float, running: int) -> Iterator[str]:
         """What its reader should know of the recipe, empty texts among it.
 
@@ -88,7 +98,9 @@ class AskedEngine:
         if share:
             own = started.gpu_memory_utilization
             why = (
-                "leaves no room for a request" if share > own else "promises the cache what the engine needs beside it"
+                f"leaves no room for a context of {self.least_context:,} tokens"
+                if share > own
+                else "promises the cache what the engine needs beside it"
             )
             yield f"gpu_memory_utilization={share:.2g} is taken: {own:g} {why}"
         users = row.workload.concurrency
@@ -242,8 +254,8 @@ def _below(share: float) -> Floats:
 class Room:
     """Per configuration: sequences that the engine admits to the cache of one attention rank (at most its batch),
     tokens of its cache, bytes in use on the fullest GPU, cache of one sequence included, and the share of memory that
-    was taken where nobody said one and the framework's own holds no request (0: not so): :data:`FULL_MEMORY_FRACTION`,
-    or the largest below its own that leaves what the engine needs beside the cache."""
+    was taken where nobody said one and the framework's own holds no context (0: not so): :data:`FULL_MEMORY_FRACTION`,
+    or, where none holds a request, the largest below its own that leaves what the engine needs beside the cache."""
 
     layouts: Layouts
     sequences: Ints
@@ -282,6 +294,7 @@ class Room:
             np.array([getattr(engine.row.workload, name) for engine in engines], dtype=np.float64)
             for name in ("mean_isl", "mean_osl", "longest_tokens")
         )
+        context = np.array([engine.least_context for engine in engines], dtype=np.float64)
         started = [engine.started for engine in engines]
         batch = np.array([each.max_num_seqs for each in started])
         budget = np.array([each.max_num_batched_tokens for each in started])
@@ -292,19 +305,23 @@ class Room:
         taken = np.zeros(len(engines))
         memory = served.memory(layouts, budget, memory_fraction=share, sequences=batch)
         cache, unused = memory.kv_bytes, memory.unused_bytes
-        others = [np.maximum(share, FULL_MEMORY_FRACTION)]
-        if (unsaid & (cache < largest)).any():
-            others += [np.minimum(share, less) for less in _below(float(share.max()))]
-        for other in others:
+        full = np.maximum(share, FULL_MEMORY_FRACTION)
+        tight = unsaid & (cache < served.kv_bytes(layouts, context))
+        if tight.any():
+            memory = served.memory(layouts, budget, memory_fraction=full, sequences=batch)
+            more = tight & (memory.kv_bytes > cache)
+            taken = np.where(more, full, taken)
+            # where none holds a request, what is told is of the fullest memory
+            told = more | (tight & (cache < largest))
+            cache, unused = np.where(told, memory.kv_bytes, cache), np.where(told, memory.unused_bytes, unused)
+        for other in (np.minimum(share, less) for less in _below(float(share.max()))):
             short = unsaid & (cache < largest)
             if not short.any():
                 break
             memory = served.memory(layouts, budget, memory_fraction=other, sequences=batch)
             holds = short & (memory.kv_bytes >= largest)
             taken = np.where(holds, other, taken)
-            # where none holds a request, what is told is of the fullest memory
-            told = holds | (short & (other > share))
-            cache, unused = np.where(told, memory.kv_bytes, cache), np.where(told, memory.unused_bytes, unused)
+            cache, unused = np.where(holds, memory.kv_bytes, cache), np.where(holds, memory.unused_bytes, unused)
         fits = cache >= largest
         sequences = np.clip(np.floor(cache / np.maximum(each, 1.0)), 1, batch)
         state = served.kv_bytes(layouts, 0.0)

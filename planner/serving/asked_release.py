@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from costmodels.serving.frameworks.history import tells_release
-from planner.serving.containers import VERSIONED
+from planner.serving.containers import OF_DYNAMO, VERSIONED
 from planner.serving.dates import day_stamped
 from profiles.values import shown
 
@@ -43,7 +43,8 @@ def release_asked(record: Mapping[str, str]) -> str:
     """The framework with the release that the row asks for: after an @, else by its version, else by its date. A build
     whose name tells no release (``gpt-oss-dev``) is of its date, where there is one."""
     version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
-    if re.fullmatch("v[01]", version, re.IGNORECASE):  # vLLM's engine, of either release
+    engine = re.fullmatch("v[01]", version, re.IGNORECASE)  # vLLM's, of either release
+    if engine or ("/" in version and OF_DYNAMO.search(version.casefold())):  # whose tag is Dynamo's release
         version = ""
     if month := _CONTAINER.fullmatch(version):
         version = f"20{month[1]}-{month[2]}"

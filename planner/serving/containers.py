@@ -23,7 +23,7 @@ CONTAINERS = (CONTAINER, "container_image", "container_name", "docker", "docker_
 CLIENTS = "openai"
 """What ``backend`` begins with where it says how a client speaks to whatever server."""
 
-_OF_DYNAMO = re.compile(r"(?<![a-z])dynamo(?![a-z])")
+OF_DYNAMO = re.compile(r"(?<![a-z])dynamo(?![a-z])")
 """In names whose tag is Dynamo's release."""
 
 _RELEASED = re.compile(
@@ -113,7 +113,7 @@ def with_container(record: Mapping[str, str], notes: list[str]) -> dict[str, str
             f"framework, {CONTAINER}: {shown(out['framework'])} and {shown(container)} contradict each other",
             "keep the one that holds",
         )
-    if not out.get("version") and not _OF_DYNAMO.search(container.casefold()):
+    if not out.get("version") and not OF_DYNAMO.search(container.casefold()):
         own = _RELEASED.fullmatch(container)
         out["version"] = own[1] if own else container
     return out

@@ -22,14 +22,16 @@ from profiles.values import number
 if TYPE_CHECKING:
     import pandas as pd
 
-ADDED = ("starts", "reasons", *GpuMemory.model_fields, *Largest.model_fields, "release", "note", "error")
+FIGURES = (*GpuMemory.model_fields, *Largest.model_fields)
+ADDED = ("starts", "reasons", *FIGURES, "release", "note", "error")
 
 _LOAD = ("isl", "osl", "spread")
 _YES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def memory_table(table: pd.DataFrame, catalogue: Catalogue = SHIPPED) -> pd.DataFrame:
-    """``table`` (text columns) with the columns :data:`ADDED`: those of the document, its lists joined by semicolons.
+    """``table`` (text columns) with the columns :data:`ADDED`: those of the document, its lists joined by semicolons; a
+    figure whose name the table has (``concurrency``) ends in ``_predicted``, as those of ``plan predict`` do.
 
     Args:
         table: columns model and gpu; any other field of :class:`MemoryRequest`, isl and osl for the workload; others
@@ -45,7 +47,8 @@ def memory_table(table: pd.DataFrame, catalogue: Catalogue = SHIPPED) -> pd.Data
     given = with_framework_told(table.rename(columns=meant), table.columns)
     if missing := [name for name in ("model", "gpu") if name not in given.columns]:
         raise InputError(f"columns: {', '.join(missing)} missing", "give model and gpu in a header")
-    if ours := [name for name in ADDED if name in table.columns]:
+    names = {name: f"{name}_predicted" if name in FIGURES and name in table.columns else name for name in ADDED}
+    if ours := [name for name in names.values() if name in table.columns]:
         raise InputError(f"columns: {ours[0]} is written by plan memory", "rename or drop the column")
     if not len(table):
         raise InputError("rows: there are none", "give at least one engine below the header")
@@ -53,7 +56,8 @@ def memory_table(table: pd.DataFrame, catalogue: Catalogue = SHIPPED) -> pd.Data
     rows = [
         _row({str(k): cell(str(v)) for k, v in row.items()}, beside, own, catalogue) for row in given.to_dict("records")
     ]
-    return pd.concat([table.reset_index(drop=True), pd.DataFrame(rows, columns=list(ADDED), dtype=object)], axis=1)
+    added = pd.DataFrame(rows, columns=list(ADDED), dtype=object).rename(columns=names)
+    return pd.concat([table.reset_index(drop=True), added], axis=1)
 
 
 def _row(

@@ -193,7 +193,8 @@ def main() -> None:
         "250 ms, the same requests": power_series.replayed(),
     }
     known = json.loads((ROOT / "costmodels" / "evidence" / "power.json").read_text("utf-8"))
-    document |= {name: known[name] for name in ("B200 rows",) if name in known}  # python -m tests.benchmarks.power_b200
+    # python -m tests.benchmarks.power_b200, power_board
+    document |= {name: known[name] for name in ("B200 rows", "Hopper boards") if name in known}
     print(write("power", document))
     for name in (
         "speed",

@@ -28,6 +28,7 @@ from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.calibration import NEUTRAL
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.served_model import ServedModel
+from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network
 from planner.contract.workload.workload import ROUTING
 from profiles.hardware import find_fabric, find_gpu
@@ -39,18 +40,18 @@ GPU, FRAMEWORK = "H200", "vllm"
 PARTS = ("gemm", "attention", "moe", "elementwise")
 
 
-def parts_us(model_name: str, precision: str | None, asked: Batch, routing: str) -> dict[str, Floats]:
-    """Kernel time of steps of one model by part, µs, shape [rows] each."""
+def asked_steps(model_name: str, precision: str | None, asked: Batch, routing: str) -> StepTimes:
+    """Steps of one model without host and calibration, [rows]."""
     model = find_architecture(model_name)
     weights = choose_precision(model) if precision is None else choose_precision(model, precision)
     cost = CostModel(find_gpu(GPU), FRAMEWORK)
     served = ServedModel(model, weights, find_framework(FRAMEWORK), cost, Network(8, find_fabric("ib-400g")))
     layouts = Layouts.of([(1, 1, 1, 1, 1)] * len(asked.prefills))
-    return served.step(layouts, asked, routing, calibration=NEUTRAL).parts
+    return served.step(layouts, asked, routing, calibration=NEUTRAL)
 
 
-def predicted_us(rows: pd.DataFrame) -> Floats:
-    """Kernel time of the steps of one model, µs, shape [rows]."""
+def steps_of(rows: pd.DataFrame) -> StepTimes:
+    """The steps of one model."""
     decode = (rows["phase"] == "decode").to_numpy()
     batch, tokens, context = (rows[name].to_numpy(np.int64) for name in ("batch", "tokens", "context"))
     asked = Batch(
@@ -61,7 +62,12 @@ def predicted_us(rows: pd.DataFrame) -> Floats:
         context=context,
         expert_tokens=np.ones(len(rows)),
     )
-    parts = parts_us(str(rows["model"].iloc[0]), None, asked, "balanced")
+    return asked_steps(str(rows["model"].iloc[0]), None, asked, "balanced")
+
+
+def predicted_us(rows: pd.DataFrame) -> Floats:
+    """Kernel time of the steps of one model, µs, shape [rows]."""
+    parts = steps_of(rows).parts
     return np.sum([us for part, us in parts.items() if part != "host"], axis=0)
 
 
@@ -80,7 +86,7 @@ def traced() -> list[dict[str, Any]]:
             context=np.maximum(context, 1),
             expert_tokens=(tokens + decodes).astype(np.float64),
         )
-        parts = parts_us(str(model), str(precision), asked, ROUTING)
+        parts = asked_steps(str(model), str(precision), asked, ROUTING).parts
         for part in PARTS:
             table.loc[rows.index, f"{part}_predicted_us"] = parts[part].round(1)
     return table.to_dict("records")

@@ -7,8 +7,8 @@ Everything is predicted by what ``plan predict --role`` does, with nothing that 
   InferenceX with decode engines apart and without drafting), tokens/s a GPU; SGLang's at the release of their day, and
   beside it (cards "newest") all as of today's;
 * what two-batch overlap does by batch, against SGLang's ablations;
-* the exchange law against published figures (``data/deepep_published.csv``); where a fabric has two GPUs, each by
-  constants fitted to the other one;
+* the exchange law against published figures (:mod:`tests.benchmarks.wide_exchange`), each GPU by constants fitted to
+  others on the same fabric, and how far figures of one configuration differ;
 * the 1,602 disaggregated rows of aiconfigurator-core's ``silicon_sample.csv`` (needs the wheel), by framework and EP,
   and of them the 60 in 8 bits whose attention is data parallel over all GPUs that share experts. The release is the
   newest that there was on the day of the run. What these rows do not
@@ -31,15 +31,13 @@ import numpy as np
 import pandas as pd
 
 from costmodels.kernels.cost_model import CostModel
-from costmodels.operations.exchanges import HIGH_THROUGHPUT
-from costmodels.operations.questions import ExpertExchange
 from costmodels.operations.roofline import code
-from costmodels.step.expert_exchange import COMBINE_BYTES, DISPATCH_BYTES, exchange_facts, nodes_reached
 from planner.serving.prediction_table import predict
 from profiles.hardware import find_gpu
 from profiles.importers.aiconfigurator import SYSTEMS, find_data
 from tests.benchmarks.cards import card, line, write
 from tests.benchmarks.silicon.rows import CHECKPOINTS, FILE
+from tests.benchmarks.wide_exchange import of_exchange
 
 DATA = Path(__file__).parent / "data"
 COMMAND = "python -m tests.benchmarks.wide_ep"
@@ -180,112 +178,6 @@ def of_cache() -> dict[str, Any]:
     return {"held": 525_000, "predicted": int(predict(pd.DataFrame([row]))["kv_tokens"].iloc[0])}
 
 
-# ------------------------------------------------------------------ the exchange
-
-
-def of_exchange() -> dict[str, Any]:
-    table = pd.read_csv(DATA / "deepep_published.csv")
-    table["mode"] = table["mode"].astype(str)
-    law = table[table["mode"].isin(("low latency", "high throughput", "one-sided")) & (table["ep"] > 8)]
-    law = law[~law["version"].isin(("V1 2025-02-24", "PR 173, before", "V1 2025-04-21 (PR 130)"))].reset_index(
-        drop=True
-    )
-    law = pd.concat([law, table[(table["mode"] == "one-sided") & (table["ep"] == 8)]], ignore_index=True)
-    rows = [(*_law_us(row), row) for row in law.to_dict("records")]
-    out: dict[str, Any] = {}
-    frame = pd.DataFrame(
-        {
-            "group": [f"{r['library']}, {r['gpu']}, {r['nic']}, {r['mode']}, {r['operation']}" for _, _, r in rows],
-            "measured": [measured for measured, _, _ in rows],
-            "law": [predicted for _, predicted, _ in rows],
-        }
-    )
-    for group, part in frame.groupby("group"):
-        out[str(group)] = card(part["measured"].to_numpy(float), part["law"].to_numpy(float))
-    out["left out"] = _left_out(law)
-    return out
-
-
-def _law_us(row: dict[str, Any]) -> tuple[float, float]:
-    """(measured, by the shipped law), µs; where a bandwidth was published, of the bytes that it counts."""
-    facts, phase = exchange_facts(), str(row["operation"])
-    tokens, nodes = float(row["tokens_per_rank"]), max(int(row["nodes"]), 1)
-    each = DISPATCH_BYTES if phase == "dispatch" else COMBINE_BYTES
-    bits = row["hidden"] * each
-    if row["mode"] == "one-sided":
-        law = facts["nvlink_domain"][phase]
-        sent = tokens * row["top_k"] * row["hidden"] * 2 / 1e6
-        rate = law["per_mb"] + law["per_mb_doubling"] * np.log2(row["ep"] / 8)
-        return float(row["latency_us"]), float(law["start_us"] + sent * rate)
-    place = _place(row)
-    if row["mode"] == "low latency":
-        law = facts["low_latency"][place][phase]
-        sent = tokens * row["top_k"] * bits * (1 - 1 / nodes) / 1e6
-        return float(row["latency_us"]), float(
-            law["start_us"] + sent * (law["per_mb"] + law["per_mb_doubling"] * np.log2(nodes))
-        )
-    exchange = ExpertExchange(
-        np.array([HIGH_THROUGHPUT]), np.array([tokens]), np.ones(1), int(row["hidden"]), int(row["top_k"]), 256, 8, 4,
-        np.array([row["ep"]]), np.zeros(1, np.int64), 1.0,
-    )  # fmt: skip
-    moved = tokens * float(nodes_reached(np.array([nodes]), exchange)[0]) * bits
-    fast = facts["high_throughput"][place][phase]
-    sizes = sorted(fast)
-    bandwidth = float(np.interp(np.log2(nodes), np.log2(sizes), [fast[size] for size in sizes]))
-    return moved / float(row["bandwidth_gb_s"]) / 1e3, moved / bandwidth / 1e3
-
-
-def _place(row: dict[str, Any]) -> str:
-    if "MI300" in str(row["gpu"]):
-        return "amd"
-    return "efa" if "EFA" in str(row["nic"]) else "infiniband"
-
-
-def _left_out(law: pd.DataFrame) -> dict[str, Any]:
-    """Of low latency between nodes: figures of each GPU by a line through those of the others on the same fabric."""
-    out: dict[str, Any] = {}
-    low = law[law["mode"] == "low latency"].assign(
-        place=[_place(row) for row in law[law["mode"] == "low latency"].to_dict("records")]
-    )
-    for (place, phase), part in low.groupby(["place", "operation"]):
-        for gpu in part["gpu"].unique():
-            others, own = part[part["gpu"] != gpu], part[part["gpu"] == gpu]
-            if not len(others):
-                continue
-
-            def features(rows: pd.DataFrame, doubling: bool = place == "efa") -> np.ndarray:
-                sent = rows["tokens_per_rank"] * rows["top_k"] * rows["hidden"] * (1 - 1 / rows["nodes"])
-                first = sent * np.log2(rows["nodes"]) if doubling else np.ones(len(rows))
-                return np.column_stack([first, sent]).astype(float)
-
-            weight = 1 / others["latency_us"].to_numpy(float)
-            fitted, *_ = np.linalg.lstsq(features(others) * weight[:, None], np.ones(len(others)), rcond=None)
-            out[f"{place}, {gpu}, {phase}"] = card(own["latency_us"].to_numpy(float), features(own) @ fitted)
-    return out | _left_out_by_nodes(law[law["mode"] == "high throughput"])
-
-
-def _left_out_by_nodes(high: pd.DataFrame) -> dict[str, Any]:
-    """Of high throughput between nodes: time for a byte of each GPU by the mean of the others' with cards of the same
-    kind among as many nodes, and of each kind of cards by the other kind's on the same GPU."""
-    cards = np.where(high["nic"].str.contains("EFA"), "EFA", high["nic"].str.extract(r"(CX7|Thor2)")[0].fillna(""))
-    high = high.assign(cards=cards, each=1 / high["bandwidth_gb_s"].astype(float))
-    out: dict[str, Any] = {}
-    for left_out, same in (("gpu", "cards"), ("cards", "gpu")):
-        for (kept, name, phase), own in high.groupby([same, left_out, "operation"]):
-            rest = high[(high[same] == kept) & (high[left_out] != name) & (high["operation"] == phase)]
-            known = own[own["nodes"].isin(rest["nodes"])]
-            if len(known):
-                others = rest.groupby("nodes")["each"].mean()
-                label = f"high throughput, {kept}, {name}, {phase}"
-                out[label] = card(known["each"].to_numpy(float), others[known["nodes"]].to_numpy(float)) | {
-                    "nodes": {
-                        int(n): round(float(100 * (others[n] / e - 1)), 1)
-                        for n, e in zip(known["nodes"], known["each"], strict=True)
-                    }
-                }
-    return out
-
-
 # ------------------------------------------------------------------ rows of silicon_sample.csv
 
 
@@ -423,8 +315,10 @@ def main() -> None:
         print({key: value for key, value in point.items() if value not in ("", None)})
     print(document["overlap"], document["cache_tokens"])
     for name, figures in (document["exchange"] | document["exchange"]["left out"]).items():
-        if name != "left out":
+        if name not in ("left out", "repeats"):
             print(line(name[:46], figures), figures.get("nodes", ""))
+    for name, figures in document["exchange"]["repeats"].items():
+        print(f"repeats {name:36} GB/s {figures['gb_s']}: no law below {figures['floor_mape_pct']} %")
     for name, figures in (document.get("silicon_sample", {}) | document.get("shared_experts", {})).items():
         print(line(name, figures), figures.get("layers_58_ms", ""))
     print(write("wide_ep", document))

@@ -23,6 +23,7 @@ from costmodels.power.board import (
     step_watts,
     watts_by_window,
 )
+from costmodels.serving.step import TILE_ROWS
 from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from profiles.errors import DataError
 from profiles.hardware import find_gpu, gpus
@@ -205,16 +206,16 @@ def test_heads_divide_the_cache_until_there_is_one_a_gpu_and_the_latent_is_every
 SHARE = st.floats(0, 1)
 
 
-def activity(compute: float, memory: float, attention: float = 0.0, waits: float = 0.0) -> Activity:
-    return Activity(*(np.array([share]) for share in (compute, memory, attention, waits)))
+def activity(compute: float, memory: float, exchange: float = 0.0, waits: float = 0.0, filled: float = 0.0) -> Activity:
+    return Activity(*(np.array([share]) for share in (compute, memory, exchange, waits, filled)))
 
 
-@given(st.sampled_from(sorted(gpus())), SHARE, SHARE, SHARE, SHARE, SHARE)
+@given(st.sampled_from(sorted(gpus())), st.tuples(*[SHARE] * 5), SHARE)
 def test_power_is_between_loaded_idle_and_what_was_measured(
-    gpu: str, compute: float, memory: float, attention: float, waits: float, running: float
+    gpu: str, shares: tuple[float, ...], running: float
 ) -> None:
     fact = find_gpu(gpu)
-    got = mean_watts(fact, activity(compute, memory, attention * memory, waits), np.array([running]))
+    got = mean_watts(fact, activity(*shares), np.array([running]))
     idle = idle_loaded_watts(fact)
     assert fact.idle_watts < idle
     assert fact.idle_watts - 1e-6 <= got.low[0] <= got.value[0] <= got.high[0] <= 1.05 * fact.tdp_watts + 1e-6
@@ -237,8 +238,12 @@ def test_power_of_steps_that_were_metered() -> None:
     """An H200's own decode steps of Llama-3.1-8B and its loaded idle (evidence: this project, 2026-11-26)."""
     gpu = find_gpu("H200")
     assert idle_loaded_watts(gpu) == pytest.approx(127, abs=15)
-    for measured, shares in ((453, (0.003, 0.624)), (691, (0.173, 0.470, 0.309)), (690, (0.582, 0.156))):
-        assert step_watts(gpu, activity(*shares)).value[0] == pytest.approx(measured, rel=0.15)
+    for measured, shares, filled in (
+        (453, (0.003, 0.624), 0.02),
+        (691, (0.173, 0.470), 0.8),
+        (690, (0.582, 0.156), 1.0),
+    ):
+        assert step_watts(gpu, activity(*shares, filled=filled)).value[0] == pytest.approx(measured, rel=0.15)
 
 
 def test_power_of_a_generation_that_was_not_metered_is_marked_and_less_sure() -> None:
@@ -249,7 +254,7 @@ def test_power_of_a_generation_that_was_not_metered_is_marked_and_less_sure() ->
 
 
 def test_a_board_goes_beyond_its_limit_for_a_second_and_holds_it_from_then_on() -> None:
-    gpu, prefill = find_gpu("H100-SXM"), Activity(*(np.full(40, share) for share in (0.6, 0.2, 0.0, 0.0)))
+    gpu, prefill = find_gpu("H100-SXM"), Activity(*(np.full(40, share) for share in (0.6, 0.2, 0.0, 0.0, 0.0)))
     watts = watts_by_window(gpu, prefill, np.ones(40), 0.25)
     limit = step_watts(gpu, activity(1.0, 1.0)).value[0]
     assert watts[0] == pytest.approx(770, rel=0.04)  # an H100's first quarter of a second after rest: 772 W
@@ -261,15 +266,27 @@ def test_a_board_goes_beyond_its_limit_for_a_second_and_holds_it_from_then_on() 
 
 def test_the_same_work_in_longer_steps_draws_as_much_less() -> None:
     """Above what a board draws whatever runs, a joule a piece of work."""
-    gpu, work = find_gpu("H200"), np.array([0.05, 0.4, 0.1, 0.0])
+    gpu, work = find_gpu("H200"), np.array([0.05, 0.4, 0.0, 0.0, 0.0])
     resting = step_watts(gpu, activity(0.0, 0.0)).value[0]
     fast, slow = (step_watts(gpu, activity(*(work / longer))).value[0] - resting for longer in (1.0, 1.5))
     assert slow == pytest.approx(fast / 1.5, rel=0.02)
 
 
-def test_a_byte_of_attention_takes_more_than_one_of_weights() -> None:
-    weights, attention = (step_watts(find_gpu("H100"), activity(0.0, 0.4, share)).value[0] for share in (0.0, 0.4))
-    assert attention > weights + 50
+def test_more_sequences_draw_more_for_the_same_bytes() -> None:
+    gpu, n = find_gpu("H100"), np.array([1, 8, 64, 512])
+    watts = [step_watts(gpu, activity(0.0, 0.4, filled=share)).value[0] for share in n / (n + TILE_ROWS)]
+    assert watts == sorted(watts)
+    assert 50 < watts[-1] - watts[0] < 150
+
+
+def test_a_board_rests_while_gpus_exchange() -> None:
+    gpu = find_gpu("H100")
+    idle = idle_loaded_watts(gpu)
+    for shares in ((0.0, 0.4), (0.6, 0.6)):  # below and at its limit
+        alone, among = (step_watts(gpu, activity(*shares, exchange)).value[0] for exchange in (0.0, 0.2))
+        assert among - idle == pytest.approx(0.8 * (alone - idle))
+    ampere = find_gpu("A100-SXM-80GB")  # whose law is of whole runs on 2 to 8 GPUs
+    assert step_watts(ampere, activity(0.1, 0.4, 0.2)).value == step_watts(ampere, activity(0.1, 0.4)).value
 
 
 def test_a_byte_takes_less_on_an_h200_than_on_an_h100() -> None:
@@ -281,9 +298,9 @@ def test_a_byte_takes_less_on_an_h200_than_on_an_h100() -> None:
 
 
 def test_activities_mix_by_time() -> None:
-    parts = [(activity(1.0, 0.0), np.array([3.0])), (activity(0.0, 1.0, 0.5, 1.0), np.array([1.0]))]
+    parts = [(activity(1.0, 0.0), np.array([3.0])), (activity(0.0, 1.0, 0.25, 1.0, 0.5), np.array([1.0]))]
     mixed = Activity.mixed(parts)
-    assert [getattr(mixed, name)[0] for name in SHARES] == [0.75, 0.25, 0.125, 0.25]
+    assert [getattr(mixed, name)[0] for name in SHARES] == [0.75, 0.25, 0.0625, 0.25, 0.125]
     assert mixed.level[0] == pytest.approx(sum(float(each.level[0] * share[0]) for each, share in parts) / 4)
 
 

@@ -35,7 +35,7 @@ FLOP_PER_CLOCK: dict[tuple[str, float | None], int] = {
     ("cdna4", None): 4096,
     ("gaudi3", None): 16384,  # matrix engines, shared out to the tensor cores
 }
-GEFORCE = {"RTX-3090", "RTX-4090", "RTX-4090D", "RTX-5090"}
+GEFORCE = {"RTX-3090", "RTX-3090-Ti", "RTX-4080", "RTX-4090", "RTX-4090D", "RTX-5080", "RTX-5090"}
 HALF_RATE = {*GEFORCE, "A10G", "L20", "L40"}  # FP32 accumulation at half the chip's rate
 
 each_gpu = pytest.mark.parametrize("gpu", GPUS, ids=[gpu.name for gpu in GPUS])
@@ -58,7 +58,8 @@ def fold(name: str) -> str:
 
 PROMISED = """
     V100-SXM T4 A10 A10G A30 A40 L4 L20 L40 L40S RTX-3090 RTX-4090 RTX-4090D RTX-5090 RTX-A6000 RTX-4000-Ada
-    RTX-6000-Ada RTX-PRO-6000 RTX-PRO-6000-WS RTX-PRO-6000-Max-Q
+    RTX-6000-Ada RTX-PRO-6000 RTX-PRO-6000-WS RTX-PRO-6000-Max-Q RTX-3090-Ti RTX-4080 RTX-5080 RTX-5000-Ada RTX-A5000
+    GH200-144GB MI210 MI300A
     A100-SXM-80GB A100-SXM-40GB A100-PCIe-80GB A100-PCIe-40GB A800-SXM-80GB A800-PCIe-80GB
     H100-SXM H100-SXM-96GB-HBM2e H100-PCIe H100-NVL H800-SXM H800-PCIe H20 H20-3e H200 H200-NVL GH200
     B200 B300 GB200 GB300 GB10 MI250X MI300X MI308X MI325X MI350X MI355X Gaudi-3
@@ -139,7 +140,7 @@ def test_names_that_drivers_and_users_give_are_known(name: str, canonical: str) 
     assert hardware.find_gpu(name).name == canonical
 
 
-@pytest.mark.parametrize("name", ["H20X", "Tesla V100-SXM2-16GB", "V100", "L40G", "MI300A"])
+@pytest.mark.parametrize("name", ["H20X", "Tesla V100-SXM2-16GB", "V100", "L40G"])
 def test_a_near_relative_with_other_facts_is_not_mistaken_for_the_gpu(name: str) -> None:
     with pytest.raises(UnknownName):
         hardware.find_gpu(name)
@@ -304,7 +305,7 @@ def test_only_precisions_that_the_hardware_has_are_listed(gpu: Gpu) -> None:
 def test_memory_and_bandwidth_are_in_the_right_units(gpu: Gpu) -> None:
     assert gpu.memory_bytes % 2**20 == 0  # drivers report whole MiB
     slowest = 0.5 if gpu.name == "GB10" else 0.09  # the memory of a whole computer
-    assert 0.018 < gpu.memory_bytes / gpu.memory_bandwidth_bytes_per_s < slowest  # seconds to read all of it once
+    assert 0.017 < gpu.memory_bytes / gpu.memory_bandwidth_bytes_per_s < slowest  # seconds to read all of it once
     assert 30 < half_precision(gpu) / gpu.memory_bandwidth_bytes_per_s < 500  # the ridge, FLOP per byte
     assert 4e6 < gpu.l2_bytes < 2e8
 

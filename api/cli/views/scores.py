@@ -85,16 +85,19 @@ def _pct(log_error: float) -> str:
 
 
 def _table(out: Console, of: list[Score], cut: str) -> None:
-    names = ("quantity",) if cut == ALL else (cut, "quantity")
-    rows = table(*names, "rows", "mean error", "median", "p90", "bias", "in 80 %", "score", left=len(names))
+    """Each group has a line of its own above its quantities: names of either may be long."""
+    rows = table("quantity" if cut == ALL else cut, "rows", "mean error", "median", "p90", "bias", "in 80 %", "score")
     ordered = of if cut == ALL else sorted(of, key=lambda score: score.group)
-    few = 0
+    few, group = 0, ""
     for score in ordered:
         if cut != ALL and score.rows < FEWEST:
             few += 1
             continue
+        if cut != ALL and score.group != group:
+            group = score.group
+            rows.add_row(Text(group, style="bold", overflow="fold"))
         rows.add_row(
-            *((score.quantity,) if cut == ALL else (score.group, score.quantity)),
+            score.quantity if cut == ALL else f"  {score.quantity}",
             f"{score.rows:,}",
             *(f"{value:.1f} %" for value in (score.mape_pct, score.median_pct, score.p90_pct)),
             f"{score.bias_pct:+.1f} %".replace("-", "−"),

@@ -17,6 +17,7 @@ from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.step import StepTimes, interval
+from profiles.hardware import Gpu
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def closed_loop_answers(
         answer.estimates(itl[0], of_tpot),
         answer.estimates(itl[1], of_tpot),
         answer.rates(tokens_per_s, of_e2e),
-        mean_watts(served.gpu, _activity(times, loop, len(layouts)), np.ones(len(layouts))),
+        _watts(served.gpu, times, loop, len(layouts)),
         load.mean_isl / load.mean_osl,
         tpot_parts=_tpot_parts(times, loop, len(layouts)),
         ttft_parts=_ttft_parts(grid, loop, ttft, load.of_opening(_first_us(calibration, load))),
@@ -158,10 +159,10 @@ def _ttft_parts(grid: StepGrid, loop: ClosedLoop, ttft: Floats, compiled: Floats
     return parts | ({"kernels compiled at first": compiled} if compiled.any() else {})
 
 
-def _activity(times: StepTimes, loop: ClosedLoop, n: int) -> Activity:
-    """What the GPUs do over time, from the fullest step without prompts and the step with one."""
-    plain, first = (Activity.of(times.take(np.arange(n) + level * n)) for level in (DECODE_LEVELS - 1, DECODE_LEVELS))
-    return Activity.mixed([(plain, 1 - loop.tpot_prefill), (first, loop.tpot_prefill)])
+def _watts(gpu: Gpu, times: StepTimes, loop: ClosedLoop, n: int) -> Estimates:
+    """Of one GPU over the whole loop, from the time that it spends at each level of the grid."""
+    levels = [(Activity.of(times.take(np.arange(n) + k * n)), share) for k, share in enumerate(loop.time_at.T)]
+    return mean_watts(gpu, Activity.mixed(levels), np.minimum(loop.time_at.sum(axis=1), 1.0))
 
 
 def front_us(calibration: Calibration, load: Load, tpot_us: Floats, ranks: Ints) -> Floats:

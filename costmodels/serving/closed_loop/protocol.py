@@ -142,6 +142,8 @@ class ClosedLoop:
         ttft, tpot, e2e: of each request, shape [n, requests], NaN where a configuration had fewer.
         ttft_prefill, tpot_prefill: the share of the mean that was spent in steps with prompts.
         output_tokens_per_s: of the whole run, ramp-up and tail included, as the harnesses report it.
+        time_at: share of all time that is spent at each level of the grid, those without prompts first, shape
+            [n, levels]; what is left the engine rests.
     """
 
     ttft: Floats
@@ -150,6 +152,7 @@ class ClosedLoop:
     ttft_prefill: Floats
     tpot_prefill: Floats
     output_tokens_per_s: Floats
+    time_at: Floats
 
 
 def closed_loop(grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, gate: Gate | None = None) -> ClosedLoop:
@@ -164,7 +167,9 @@ def closed_loop(grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, 
     gate = gate or Gate.none(n)
     slots = slots_of(concurrency, most_running, sent.generations)
     requests = max(SLOTS * GENERATIONS, int((slots * sent.generations).max(initial=0)))
-    out = ClosedLoop(*(np.full((n, requests), np.nan) for _ in range(3)), *(np.zeros(n) for _ in range(3)))
+    levels = grid.decode_us.shape[1] + grid.prefill_us.shape[1]
+    ttft, tpot, e2e = (np.full((n, requests), np.nan) for _ in range(3))
+    out = ClosedLoop(ttft, tpot, e2e, np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, levels)))
     sizes = 2 ** np.ceil(np.log2(np.maximum(slots, 1))).astype(np.int64)
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
@@ -228,6 +233,7 @@ class _Play:
         self.ttft, self.tpot, self.e2e = (np.full((n, int(self.total.max())), np.nan) for _ in range(3))
         self.ttft_sum, self.ttft_prefill, self.tpot_sum, self.tpot_prefill = (np.zeros(n) for _ in range(4))
         self.tokens = np.zeros(n)
+        self.plain_us, self.prompts_us = np.zeros_like(grid.decode_us), np.zeros_like(grid.prefill_us)
 
     def run(self) -> ClosedLoop:
         while True:
@@ -260,6 +266,7 @@ class _Play:
             self.ttft_prefill / np.maximum(self.ttft_sum, 1e-9),
             self.tpot_prefill / np.maximum(self.tpot_sum, 1e-9),
             self.tokens / np.maximum(self.now + self.travel, 1e-9) * 1e6,
+            np.hstack([self.plain_us, self.prompts_us]) / np.maximum(self.now, 1e-9)[:, None],
         )
 
     def _prefill(self, serve: Bools, take: Ints, decoding: Bools) -> Bools:
@@ -281,6 +288,7 @@ class _Play:
             time, own = time + fill, own + fill / np.maximum(batches, 1.0)
             steps = steps + fills * (1 - 1 / grid.stages)
         time = np.where(serve, time, 0.0)
+        self.prompts_us += time[:, None] * weights_at(grid.prompts, each)
         moving = decoding & (serve & grid.mixed)[:, None]
         self.remaining = np.where(moving, self.remaining - steps[:, None], self.remaining)
         ends: Bools = moving & (self.remaining <= 0)
@@ -347,6 +355,7 @@ class _Play:
         idle = np.where(gate.free_running, (self.since + least) % np.maximum(gate.steps, 1.0), 0.0)
         self.since = np.where(go, np.where(queue > 0, self.since + least, idle), self.since)
         time = np.where(go, least * step, 0.0)
+        self.plain_us += time[:, None] * weights_at(grid.decode_batch, per_rank)
         self.now = self.now + time
         moving = decoding & go[:, None]
         self.remaining = np.where(moving, self.remaining - least[:, None], self.remaining)
@@ -388,7 +397,21 @@ def line_through(x: Floats, y: Floats, at: Floats) -> Floats:
     """Piecewise linear through the columns of ``x`` and ``y``, row by row; the ends are kept beyond them."""
     out = y[:, 0].copy()
     for k in range(x.shape[1] - 1):
-        span = np.maximum(x[:, k + 1] - x[:, k], 1e-12)
-        share = np.clip((at - x[:, k]) / span, 0.0, 1.0)
-        out += np.where(x[:, k + 1] > x[:, k], share * (y[:, k + 1] - y[:, k]), 0.0)
+        out += np.where(x[:, k + 1] > x[:, k], _beyond(x, k, at) * (y[:, k + 1] - y[:, k]), 0.0)
     return out
+
+
+def weights_at(x: Floats, at: Floats) -> Floats:
+    """What each column of ``x`` counts for at ``at`` in :func:`line_through`, shape of ``x``."""
+    out = np.zeros_like(x)
+    out[:, 0] = 1.0
+    for k in range(x.shape[1] - 1):
+        share = np.where(x[:, k + 1] > x[:, k], _beyond(x, k, at), 0.0)
+        out[:, k] -= share
+        out[:, k + 1] += share
+    return out
+
+
+def _beyond(x: Floats, k: int, at: Floats) -> Floats:
+    """How far ``at`` lies from column ``k`` to the next, 0 to 1, [n]."""
+    return np.asarray(np.clip((at - x[:, k]) / np.maximum(x[:, k + 1] - x[:, k], 1e-12), 0.0, 1.0))

@@ -21,7 +21,19 @@ from profiles.errors import InputError
 
 _MONTH_OR_DAY = re.compile(r"(\d{4})-(\d{2})(?:-(\d{2}))?", re.ASCII)
 _BUILT_ON = re.compile(r"(?<!\d)(20\d{2})-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?!\d)", re.ASCII)
-_VERSION = re.compile(r"(?<![a-z0-9.])v?(\d+(?:\.\d+)+(?:(?:a|b|rc)\d+)?(?:\.post\d+)?(?:\.dev\d+)?)(?!\d)", re.ASCII)
+_VERSION = re.compile(
+    r"(?:(?<![a-z0-9.])|(?<=vllm)|(?<=sglang)|(?<=trtllm))v?(\d+(?:\.\d+)+(?:(?:a|b|rc)\d+)?(?:\.post\d+)?(?:\.dev\d+)?)(?!\d)",
+    re.ASCII,
+)
+_BUILT_FOR = re.compile(
+    r"(?<![a-z])(?:ubuntu|debian|cuda|cu|rocm|pytorch|torch|python|py|triton)[-_.]?v?\d+(?:\.\d+)*", re.ASCII
+)
+"""What else images name with a version (``rocm7.0_ubuntu_22.04_vllm_0.10.1``)."""
+_SAME_CODE = re.compile(
+    r"(?:cu|cuda|rocm)\d*(?:\.\d+)*|amd64|arm64|aarch64|x86|64|mi3\d[0-9x]x?|g?b[23]00|hopper|blackwell|runtime",
+    re.ASCII,
+)
+"""What a release's own image may say that it was built for (``v0.5.9-rocm700-mi30x``): its code is the release's."""
 _NO_WORD = re.compile(r"[^a-z0-9]+")
 _LONGEST_LOCAL = 40  # characters of a build's name that are repeated
 
@@ -69,7 +81,7 @@ class Chosen:
 def choose_release(name: str, releases: Sequence[Release], asked: str) -> Chosen:
     """The release that ``asked`` means: a version (``0.19.1``), a series (``0.19``: its newest), a month (``2026-02``)
     or a day (the newest release that there was by then). Of a build that is none of these (``nightly``,
-    ``vllm/vllm-openai:v0.11.0-cu129``, a commit) it is the version or the day in its name, else the newest.
+    ``rocm/vllm:rocm7.0.0_vllm_0.11.2_20251210``, a commit) it is the version or the day in its name, else the newest.
 
     Args:
         name: of the framework, for messages.
@@ -86,6 +98,8 @@ def choose_release(name: str, releases: Sequence[Release], asked: str) -> Chosen
         version = Version(asked)  # which also reads v0.19
     except InvalidVersion:
         return _build(name, releases, asked)
+    if version.local and _is_built_for(version.local):
+        return choose_release(name, releases, version.public)
     if version.local:
         return _unlisted(name, version, choose_release(name, releases, version.public).nearest)
     for release in releases:
@@ -101,7 +115,17 @@ def choose_release(name: str, releases: Sequence[Release], asked: str) -> Chosen
 def tells_release(asked: str) -> bool:
     """Whether a version, or a day, stands in what a build is called: ``nightly`` tells neither."""
     tag = asked.casefold().rpartition(":")[2]
-    return re.match(r"v?[0-9]", tag, re.ASCII) is not None or bool(_VERSION.search(tag) or _BUILT_ON.search(tag))
+    return re.match(r"v?[0-9]", tag, re.ASCII) is not None or bool(_own_version(tag) or _BUILT_ON.search(tag))
+
+
+def _is_built_for(rest: str) -> bool:
+    """Whether what stands beside a version says no more than which machine it was built for."""
+    return all(_SAME_CODE.fullmatch(part) for part in re.split(r"[-_+]|(?<=x86)\.", rest) if part)
+
+
+def _own_version(tag: str) -> re.Match[str] | None:
+    """The first version in an image's tag that is not of what it was built for."""
+    return _VERSION.search(re.sub(_BUILT_FOR, lambda other: "-" * len(other[0]), tag))
 
 
 def _build(name: str, releases: Sequence[Release], asked: str) -> Chosen:
@@ -113,8 +137,10 @@ def _build(name: str, releases: Sequence[Release], asked: str) -> Chosen:
         raise InputError(
             f"framework: {name}@{asked!r} is not a release", f"give a version or a month: {name}@{releases[-1].version}"
         )
-    if found := _VERSION.search(tag):
+    if found := _own_version(tag):
         chosen = choose_release(name, releases, found[1])
+        if _is_built_for(tag.replace(found[0], "", 1)):
+            return chosen
         rest = re.sub(_NO_WORD, ".", tag.replace(found[0], ".", 1)).strip(".")
     elif day := _BUILT_ON.search(tag):
         chosen = _by_date(name, releases, "-".join(day.groups()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -89,6 +90,12 @@ class DisaggregatedEngines:
     def over(self, link: Link) -> DisaggregatedEngines:
         """The same engines with another link."""
         return replace(self, link=link)
+
+    @cached_property
+    def loaded(self) -> tuple[Ints, Prefilling]:
+        """The prefill engines at each of :data:`UTILISATIONS`: which engine each is of, and its queue."""
+        kinds = np.repeat(np.arange(len(self.layouts)), len(UTILISATIONS))
+        return kinds, prefilling(self.steps.take(kinds), np.tile(UTILISATIONS, len(self.layouts)))
 
     def send_us(self, layouts: Layouts, times: Floats | float) -> Floats:
         """Transfer time at the sending end of one prompt, of which ``times`` copies are needed, [n]."""
@@ -292,8 +299,7 @@ def candidates(
     fine &= (decode.cycle_us.value <= on.cycle_us * (1 + 1e-9)) & (held <= roles.most)
     kept = np.flatnonzero(fine)
 
-    kinds = np.repeat(np.arange(len(roles.layouts)), len(UTILISATIONS))
-    loads = prefilling(roles.steps.take(kinds), np.tile(UTILISATIONS, len(roles.layouts)))
+    kinds, loads = roles.loaded
     per_us = loads.rate_rps.value / loads.steps.layouts.dp / 1e6
     sending, _ = with_queue(roles.send_us(loads.steps.layouts, on.copies), per_us)
     held = peak_sequences(per_us * (loads.service_us + np.minimum(sending, 1e12)))

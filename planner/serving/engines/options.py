@@ -359,9 +359,9 @@ def _offer(
 
 def _fastest(layouts: Layouts, rate: Floats) -> list[int]:
     """Of every layout the engine of the highest ``rate``; what is said of experts is chosen so, too."""
-    best: dict[tuple[int, ...], int] = {}
-    for i in np.argsort(rate, kind="stable").tolist():
-        best[(*layouts.row(i)[: len(DEGREES)], int(layouts.wide[i]))] = i
+    keys = np.column_stack([layouts.rows[:, : len(DEGREES)], layouts.wide])
+    order = np.argsort(rate, kind="stable")
+    best = dict(zip(map(tuple, keys[order].tolist()), order.tolist(), strict=True))
     return sorted(best.values())
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, RowPower, SupplyBound, SurviveAsked
 from planner.serving.fleets.current import last_step
-from planner.serving.fleets.decision import OF_TIME, Answered, Fleet, solved
+from planner.serving.fleets.decision import Answered, Fleet, solved
 from planner.serving.fleets.money import usd_per_hour
+from planner.serving.fleets.ways_out import OF_TIME
 from planner.solving.mix.carrying import ENOUGH, Carrying
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.question import Block, MixQuestion

@@ -35,7 +35,7 @@ from planner.serving.fleets.nearest import Unserved, most_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, nodes_of
 from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
 from planner.serving.fleets.variants import Chosen, Variant, priced, shunned
-from planner.serving.fleets.ways_out import why_not
+from planner.serving.fleets.ways_out import OF_TIME, not_mended, why_not
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.question import MixQuestion, Survive
 from planner.solving.mix.solve import MixAnswer, mended_mix, solve_mix
@@ -55,8 +55,6 @@ LARGE = 2000
 """Groups × steps above which ``GAP_OF_LARGE`` is."""
 
 GAP_OF_LARGE = 2e-3
-
-OF_TIME = "raise --time-limit, or give fewer classes or steps"
 
 
 @dataclass(frozen=True)
@@ -329,13 +327,15 @@ def mended(fleet: Fleet, like: Answered, seconds: float) -> Answered:
     """``fleet`` with the engines of ``like``, and more of them where they do not carry it.
 
     Raises:
-        LimitReached: there was no time, or no supply, for it.
+        LimitReached: there was no time for it.
+        Infeasible: there was no supply for it, whose name is said to bind.
     """
     question, groups, refused = question_of(fleet, fleet.request.route_by, fleet.request.survive)
     assert like.answer.engines is not None
+    deadline = Deadline(seconds)
     answer = mended_mix(question, like.answer.engines, like.answer.prices, seconds=seconds)
     if answer.engines is None:
-        raise LimitReached("fleet: the time limit left no time to mend it", OF_TIME)
+        raise not_mended(question, like.answer.engines, deadline)
     return Answered(fleet, question, groups, answer, refused)
 
 

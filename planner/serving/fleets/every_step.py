@@ -74,6 +74,11 @@ MISSED = (
     "raise --time-limit, give --headroom, and see with `plan simulate`"
 )
 
+USED_UP = (
+    "engines miss the promise in some steps, and {full} has no more that would mend it: offer more GPUs, relax the "
+    "SLO, or serve less"
+)
+
 UNTOLD = (
     "the time limit ended the search before engines were simulated in every step: whether the promise holds in those "
     "that were not is not known: raise --time-limit, and see with `plan simulate`"
@@ -184,7 +189,9 @@ class EveryStep:
         search.run()
         chosen = search.fewest if search.best is None else self._bounded(search.best, deadline)
         notes = tuple(note for note in before.notes if note not in {NARROWED, ENDED})
-        if search.until.left <= 0 or search.best is None:
+        if search.best is None and search.full and search.until.left > 0:
+            notes = (*notes, USED_UP.format(full=search.full))
+        elif search.until.left <= 0 or search.best is None:
             notes = (*notes, ENDED)
         return Settled(chosen, self.partners(chosen, all_kinds=True), before.factor, notes)
 
@@ -287,6 +294,8 @@ class _HoldingSearch:
         self.fewest, self._least = found, (10**9, np.inf)
         self._carried: dict[At, float] = {}
         self._missed, self._whole, self._took = 0, False, 0.0
+        self.full = ""
+        """The supplies that had no more engines when the fleet was mended last."""
 
     def run(self) -> None:
         self._look()
@@ -329,12 +338,21 @@ class _HoldingSearch:
         self._every.learn(self._found, self._carried, self._at_most, lower=mend)
         fleet = counted_in_steps(self._found.fleet, self._every.table(self._found.fleet))
         try:
-            if mend:
-                self._found = mended(fleet, self._found, max(left * OF_MENDING, LEAST_SECONDS))
+            if mend and self._mended(fleet):
+                self.full = ""
             else:
                 self._found = solved(fleet, like=self._found, seconds=OF_A_FLEET * left)
                 self._took = left - self.until.left
         except (Infeasible, LimitReached):
+            return False
+        return True
+
+    def _mended(self, fleet: Fleet) -> bool:
+        """Whether supplies have what mending takes. Raises LimitReached."""
+        try:
+            self._found = mended(fleet, self._found, max(self.until.left * OF_MENDING, LEAST_SECONDS))
+        except Infeasible as why:
+            self.full = str(why.details["binding"])
             return False
         return True
 

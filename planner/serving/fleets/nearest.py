@@ -11,7 +11,8 @@ import numpy as np
 
 from planner.contract.workload.slo import Slo
 from planner.serving.fleets.request import FleetRequest
-from planner.serving.fleets.ways_out import carried_then
+from planner.serving.fleets.supplies import QUOTA, ROW
+from planner.serving.fleets.ways_out import OTHERS, Way, carried_then, to_have
 from planner.serving.operating_points import LayoutSearch, percentile_ms
 from planner.serving.ways_out import GENTLER, relaxed_to, rounded_up
 from planner.solving.mix.clock import Deadline
@@ -154,6 +155,63 @@ def with_tried_share(request: FleetRequest, error: Infeasible, fails: Fails, dea
         hint = hint.replace(carried_then(part), carried_then(less) if less else "").removesuffix(", or ")
         part = less
     return Infeasible(error.message, hint, **{**error.details, "share_survived": part})
+
+
+def with_tried_supplies(request: FleetRequest, error: Infeasible, fails: Fails, deadline: Deadline) -> Infeasible:
+    """``error`` with what supplies have to have in its hint with which a fleet was found by the ``deadline``, where its
+    ``have`` says what to try; what was not found to do is left out."""
+    ways = _ways(error)
+    if not ways:
+        return error
+    if deadline.left <= 0:
+        return _having(error, ways, to_have(ways) + UNTRIED)
+    held: list[Way] = []
+    untried: list[Way] = []
+    for way in ways:
+        tried: Way = []
+        for factor in GENTLER:
+            asked = [each.times(factor) for each in way]
+            if asked == tried:
+                continue
+            if deadline.left <= 0:
+                untried.append(asked)
+                break
+            tried = asked
+            if fails(_with_supplies(request, asked)) is None:
+                held.append(asked)
+                break
+    hints = [*([to_have(held)] if held else []), *([to_have(untried) + UNTRIED] if untried else [])]
+    return _having(error, [*held, *untried], ", or ".join(hints) or OTHERS)
+
+
+def _having(error: Infeasible, ways: Sequence[Way], hint: str) -> Infeasible:
+    told = error.hint.replace(to_have(_ways(error)), hint)
+    return Infeasible(error.message, told, **{**error.details, "have": list(ways)})
+
+
+def _ways(error: Infeasible) -> list[Way]:
+    have = error.details.get("have")
+    return list(have) if isinstance(have, Sequence) else []
+
+
+def _with_supplies(request: FleetRequest, ways: Way) -> FleetRequest:
+    """``request`` whose supplies have so many."""
+    counts = {each.supply: each.amount for each in ways}
+    assert request.cluster is not None
+    pools = []
+    for pool in request.cluster.pools:
+        fields = {
+            "gpus": pool.name,
+            "spot_gpus": f"{pool.name} (spot)",
+            "reserved_gpus": f"{pool.name} (reserved)",
+            "quota_gpus": f"{QUOTA}{pool.name}",
+        }
+        more = {field: counts[name] for field, name in fields.items() if name in counts}
+        pools.append(pool.model_copy(update=more))
+    rows = [row.model_copy(update={"budget_watts": float(counts.get(f"{ROW}{row.name}", row.budget_watts))})
+            for row in request.rows]  # fmt: skip
+    cluster = request.cluster.model_copy(update={"pools": tuple(pools)})
+    return request.model_copy(update={"cluster": cluster, "rows": tuple(rows)})
 
 
 def _with_limits(request: FleetRequest, limits: Mapping[str, Relaxed]) -> FleetRequest:

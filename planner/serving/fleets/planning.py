@@ -29,7 +29,13 @@ from planner.serving.fleets.engines import unmatched
 from planner.serving.fleets.every_step import EveryStep, StepsTold
 from planner.serving.fleets.losing import after_worst_loss, limits_of_all, short_after_loss, started
 from planner.serving.fleets.modelled import ModelDescribed
-from planner.serving.fleets.nearest import Fails, with_tried_budget, with_tried_limits, with_tried_share
+from planner.serving.fleets.nearest import (
+    Fails,
+    with_tried_budget,
+    with_tried_limits,
+    with_tried_share,
+    with_tried_supplies,
+)
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
 from planner.serving.fleets.single import as_fleet, one_load
@@ -124,6 +130,8 @@ def plan_fleet(
         tried = _StandIns(measured, tell, modelling.deadline or Deadline(request.time_limit_s))
         if error.details.get("binding") == "budget":
             raise with_tried_budget(request, error, tried.costs) from None
+        if error.details.get("have"):
+            error = with_tried_supplies(request, error, tried.fails("the supplies"), tried.deadline)
         if error.details.get("binding") == "survive":
             raise with_tried_share(request, error, tried.fails("the part of the load"), tried.deadline) from None
         raise with_tried_limits(request, error, tried.fails("the promise"), tried.deadline) from None

@@ -14,6 +14,9 @@ from planner.contract.fleet import PowerRow, Supply
 from planner.solving.mix.question import Block
 from profiles.errors import InputError
 
+QUOTA, ROW = "quota of ", "row "
+"""Before the name of a pool or of a row, in the names of their limits."""
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -85,7 +88,7 @@ def rows_of(rows: Sequence[PowerRow], offers: Sequence[Offer], offer: Ints, gpus
         mine = np.flatnonzero(np.isin(pools, row.pools))
         if len(mine):
             each = np.ceil(watts[mine] + row.other_watts_per_gpu * gpus[mine])
-            blocks.append(Block(f"row {row.name}", mine, each, float(np.floor(row.budget_watts)), counts="watts"))
+            blocks.append(Block(f"{ROW}{row.name}", mine, each, float(np.floor(row.budget_watts)), counts="watts"))
     return blocks
 
 
@@ -108,7 +111,7 @@ def blocks_of(offers: Sequence[Offer], offer: Ints, gpus: Ints, objective: str) 
         numbers = [n for n, each in enumerate(offers) if each.pool_index == index and each.supply != "reserved"]
         mine = np.flatnonzero(np.isin(offer, numbers))
         if pool.quota_gpus is not None and len(mine):
-            blocks.append(Block(f"quota of {pool.name}", mine, gpus[mine].astype(np.float64), float(pool.quota_gpus)))
+            blocks.append(Block(f"{QUOTA}{pool.name}", mine, gpus[mine].astype(np.float64), float(pool.quota_gpus)))
     return blocks
 
 

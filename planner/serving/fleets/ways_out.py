@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
+from planner.serving.fleets.supplies import QUOTA
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.master import per_hour
 from planner.solving.mix.most import most_share
 from planner.solving.mix.question import Block, MixQuestion, Survive
 from planner.solving.mix.solve import MixAnswer, solve_mix
 from planner.solving.solvers import Ints
-from profiles.errors import Infeasible
+from profiles.errors import Infeasible, LimitReached
 
 SECONDS = 5.0
 """For one way out, at most."""
 
+OF_TIME = "raise --time-limit, or give fewer classes or steps"
+
+OTHERS = "offer more pools, or serve less"
+
 LOSSES = ("engines", "nodes", "spot_pools", "zones")
+
+
+class More(NamedTuple):
+    """``amount`` of what a supply ``counts`` (GPUs, watts), ``unit`` of which are bought at once."""
+
+    supply: str
+    amount: int
+    counts: str
+    unit: int
+
+    def times(self, factor: float) -> More:
+        return self._replace(amount=math.ceil(self.amount * factor / self.unit - 1e-9) * self.unit)
+
+    @property
+    def words(self) -> str:
+        pool = self.supply.removeprefix(QUOTA)
+        return f"{'' if pool == self.supply else 'a quota of '}{self.amount:,} {self.counts} of {pool}"
+
+
+Way = list[More]
+"""All of them together."""
 
 
 def why_not(question: MixQuestion, deadline: Deadline, *, brief: bool = False) -> Infeasible:
@@ -104,10 +132,10 @@ def _not_survived(question: MixQuestion, engines: Ints, deadline: Deadline, *, b
         found = _tried(replace(question, survive=survive), deadline, 1e-2)
         low, high = (low, share) if found.engines is None else (share, high)
     part = math.floor(low * 100) / 100
-    hints = [f"have {ways}"] if ways else ["offer other pools"]
+    hints = [to_have(ways)] if ways else ["offer other pools"]
     hints += [f"survive {name.replace('_', ' ')} {less}" for name, less in fewer.items()]
     hints += [carried_then(part)] if part > 0 else []
-    return Infeasible(message, ", or ".join(hints), binding="survive", share_survived=part)
+    return Infeasible(message, ", or ".join(hints), binding="survive", share_survived=part, have=ways)
 
 
 def carried_then(part: float) -> str:
@@ -120,16 +148,17 @@ def _supplies(question: MixQuestion, deadline: Deadline, *, brief: bool) -> Infe
     free = replace(question, budget=None, most_changes=None)
     work = max(question.work, key=lambda each: float(np.where(np.isfinite(each), each, 0).sum()))
     share = most_share(question, work)
-    ways = None if brief else _wider(free, deadline)
+    ways = [] if brief else _wider(free, deadline)
     limits = _of_use(question)
     binding = " and ".join(block.name for block in limits) or "the classes"
     both = " and ".join(dict.fromkeys(block.counts for block in limits)) or "GPUs"
     return Infeasible(
         f"fleet: the load is more than the {both} of {binding} carry"
         + (f", about {math.floor(100 * share)} % of it at most" if 0 < share < 0.995 else ""),
-        f"have {ways}" if ways else "offer more pools, or serve less",
+        to_have(ways) if ways else OTHERS,
         binding=binding,
         share_carried=share,
+        have=ways,
     )
 
 
@@ -139,10 +168,23 @@ def _of_use(question: MixQuestion) -> list[Block]:
     return [block for block in question.blocks if of_use[block.kinds].any()]
 
 
-def _wider(question: MixQuestion, deadline: Deadline) -> str | None:
-    """GPUs of one supply with which it would do, each by itself, in words; of all together where none does alone."""
+def not_mended(question: MixQuestion, engines: Ints, deadline: Deadline) -> Infeasible | LimitReached:
+    """Why ``engines`` (steps, n) were not made to carry everything by the ``deadline``: the supplies of which they
+    leave less than an engine takes in a step, or the time."""
+    full = [
+        block.name for block in question.blocks if len(block.kinds) and
+        max(float(block.each @ row[block.kinds]) for row in engines) + float(block.each.min()) > block.most + 1e-9
+    ]  # fmt: skip
+    if full and deadline.left > 0:
+        names = " and ".join(full)
+        return Infeasible(f"fleet: {names} has no more engines that would mend it", OTHERS, binding=names)
+    return LimitReached("fleet: the time limit left no time to mend it", OF_TIME)
+
+
+def _wider(question: MixQuestion, deadline: Deadline) -> list[Way]:
+    """What one supply has to have for it to do, each by itself; of all together where none does alone."""
     limits = _of_use(question)
-    ways: list[str] = []
+    ways: list[Way] = []
     for wide in [[block] for block in limits] + ([limits] if len(limits) > 1 else []):
         if len(wide) > 1 and ways:
             break
@@ -153,12 +195,13 @@ def _wider(question: MixQuestion, deadline: Deadline) -> str | None:
         engines = found.engines
         used = {each.name: max(float(each.each @ row[each.kinds]) for row in engines) for each in wide}
         counts = {each.name: math.ceil(used[each.name] / each.unit - 1e-9) * each.unit for each in wide}
-        more = [_so_many(counts[each.name], each) for each in wide if counts[each.name] > each.most]
+        more = [More(each.name, counts[each.name], each.counts, each.unit) for each in wide
+                if counts[each.name] > each.most]  # fmt: skip
         if more:
-            ways.append(" and ".join(more))
-    return " or ".join(ways) or None
+            ways.append(more)
+    return ways
 
 
-def _so_many(count: int, supply: Block) -> str:
-    pool = supply.name.removeprefix("quota of ")
-    return f"{'' if pool == supply.name else 'a quota of '}{count:,} {supply.counts} of {pool}"
+def to_have(ways: Sequence[Way]) -> str:
+    """The way out that is to have more, in words."""
+    return "have " + " or ".join(" and ".join(each.words for each in way) for way in ways)

@@ -86,6 +86,8 @@ class Master:
             for name in OFF_FOR_ONE_STEP:
                 self._highs.setOptionValue(name, False)
             self._highs.setOptionValue("mip_heuristic_effort", 0.0)
+            self._highs.setOptionValue("mip_pscost_minreliable", 1)  # trying branches out took a third of the time
+            self._highs.setOptionValue("mip_pool_age_limit", 5)
         self._highs.passModel(lp)
         self._columns = np.arange(total, dtype=np.int32)
         self._whole = False

@@ -9,7 +9,7 @@ ends. Cuts do not depend on what engines cost: a search can be asked again at ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +42,9 @@ ROUND_SHARE = 0.2
 MOST_TOLD = 200
 """Prices that are handed on."""
 
+EVERY: Loss = ((-1, 0),)
+"""Stands for all losses of engines at once, of a cut of lowered prices."""
+
 SCREENED = 1e-9
 """Relative shortfall at known prices that counts as one."""
 
@@ -52,6 +55,7 @@ class Rounds:
     def __init__(self, question: MixQuestion, deadline: Deadline, gap: float, *, worst: int = WORST) -> None:
         self.q, self.deadline, self.gap, self._worst = question, deadline, gap, worst
         self.share = question.survive.share
+        self.taken = _taken(question)
         same: dict[bytes, int] = {}
         self.first = [same.setdefault(work.tobytes(), t) for t, work in enumerate(question.work)]
         self.lps = {t: Carrying(question.work[t]) for t in sorted(set(self.first))}
@@ -95,7 +99,40 @@ class Rounds:
         self.cuts.add(key)
         share = self.share if loss else 1.0
         self.master.cut(t, self.pool[price], share * float(self.known[price][t]), loss)
+        self.add_for_every_loss(t, price)
         return True
+
+    def add_for_every_loss(self, t: int, price: int) -> bool:
+        """The cut of :func:`lowered` prices; whether it is a new one."""
+        least = self.share * float(self.known[price][t])
+        key = (t, price, EVERY)
+        if key in self.cuts or not self.taken.any() or least <= 0:
+            return False
+        self.cuts.add(key)
+        self.master.cut(t, lowered(self.pool[price], least, self.taken), least, ())
+        return True
+
+    def wanting_after_losses(self, t: int, engines: Floats) -> int:
+        """Adds cuts of lowered prices that ``engines`` (n,) violate, in parts or whole; how many."""
+        if not self.taken.any() or not self.pool:
+            return 0
+        prices, known = self.stacked()
+        need = (known[:, t] * self.share)[:, None]
+        low = lowered(prices, np.maximum(need, 1e-300), self.taken)
+        short = 1 - (low @ engines) / np.maximum(need[:, 0], 1e-300)
+        order = [int(i) for i in np.argsort(-short)[: self._worst] if short[i] > SCREENED * 10]
+        if not order:
+            tight = int(np.argmax(short))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                left = engines * np.where(prices[tight] > 0, low[tight] / prices[tight], 1.0)
+            # What carries nothing beside the others yields no price of its own.
+            theta, _, found = self.lps[self.first[t]].solve(left)
+            new = self.learn(found) if theta < self.share - ENOUGH else None
+            if new is not None and self.share * float(self.known[new][t]) > 0:
+                least = self.share * float(self.known[new][t])
+                if lowered(self.pool[new], least, self.taken) @ engines < least * (1 - SCREENED * 10):
+                    order = [new]
+        return sum(self.add_for_every_loss(t, price) for price in order)
 
     def wanting(self, t: int, engines: Floats, loss: Loss, worst: int | None = None) -> list[int]:
         """Known prices at which what is left is worth too little, the worst first, ``worst`` of them."""
@@ -130,16 +167,20 @@ class Rounds:
         for t in range(self.q.steps):
             if self.deadline.left < 0:
                 return max(added, 1)
-            here = 0
-            for loss in losses(self.q, rounded[t]) if whole or one else [()]:
-                found = self.wanting(t, engines[t], loss)
-                if not found:
-                    _, price = self.theta(t, engines[t], loss)
-                    if price is None:
-                        continue
-                    found = [price]
-                here += sum(self.add(t, price, loss) for price in found)
-            added += here
+            added += self.cut_off(t, engines[t], losses(self.q, rounded[t]) if whole or one else [()])
+            if not whole:
+                added += self.wanting_after_losses(t, engines[t])
+        return added
+
+    def cut_off(self, t: int, engines: Floats, after: Iterable[Loss]) -> int:
+        """Adds cuts that ``engines`` (n,) violate in step ``t`` after losses; how many."""
+        added = 0
+        for loss in after:
+            found = self.wanting(t, engines, loss)
+            if not found:
+                _, price = self.theta(t, engines, loss)
+                found = [] if price is None else [price]
+            added += sum(self.add(t, price, loss) for price in found)
         return added
 
     # -------------------------------------------------------------- answers
@@ -184,8 +225,12 @@ class Rounds:
                     if not self.carries_step(t, now[t]):
                         now[t, v] += 1
                         break
-        if timely(self.q, now):
-            self.keep(now)
+        if not timely(self.q, now):  # the least that keeps engines up as long as they must be
+            least = self.master.at_least(now, max(min(0.15 * self.deadline.left, 10.0), 0.2), 1e-4)
+            if least is None:
+                return
+            now = least
+        self.keep(now)
 
     def _sharpen(self, engines: Floats) -> None:
         """Keeps what is left of ``engines`` (1, n) when engines are left out, and replaced by cheaper ones, as long as
@@ -325,6 +370,19 @@ def _cheaper(engines: Floats, cost: Floats, upper: Ints) -> Iterator[Floats]:
         if w >= 0:
             row[w] += 1
         yield row
+
+
+def lowered(prices: Floats, least: Floats | float, taken: Floats) -> Floats:
+    """Prices at which a fleet is worth ``least`` that is worth it at ``prices`` (…, n) after the loss of any ``taken``
+    (n,) of its engines. Of engines in order of what they are worth, let b be the last that is lost, of k: all after it
+    are worth at least π·least ÷ (least + k·b) each, together least² ÷ (least + k·b), and those that are lost at least
+    what k of b are, k·b·least ÷ (least + k·b)."""
+    return np.asarray(prices * least / (least + taken * prices), np.float64)
+
+
+def _taken(question: MixQuestion) -> Floats:
+    """(n,) how many engines of each kind any loss may take, of any of these kinds together."""
+    return np.full(len(question.kinds), float(question.survive.engines))
 
 
 def _upper(question: MixQuestion) -> Ints:

@@ -73,6 +73,29 @@ def test_short_names_and_loose_spellings_are_what_people_mean(name: str, meant: 
 
 
 @pytest.mark.parametrize(
+    ("name", "relative"),
+    [
+        ("meta/llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B"),
+        ("CohereLabs/c4ai-command-r-08-2024", "CohereForAI/c4ai-command-r-08-2024"),
+        ("mixtral:8x7b", "mistralai/Mixtral-8x7B-v0.1"),
+        ("DeepSeek-R1 (671B)", "deepseek-ai/DeepSeek-R1"),
+        ("llama-3.1-405b_fp8", "meta-llama/Llama-3.1-405B"),
+        ("cpatonn/GLM-4.5-Air-AWQ-4bit", "zai-org/GLM-4.5-Air"),
+        ("codellama/CodeLlama-70b-Instruct-hf", "codellama/CodeLlama-70b-hf"),
+        ("moonshotai/Kimi-K2-Thinking", "moonshotai/Kimi-K2.5"),
+    ],
+)
+def test_other_spellings_have_the_layers_of_what_they_mean(name: str, relative: str) -> None:
+    found = find_architecture(name)
+    assert found.layer_groups == find_architecture(relative).layer_groups
+
+
+def test_what_a_relative_has_beside_is_told() -> None:
+    found = find_architecture("meta-llama/Llama-3.2-11B-Vision-Instruct")
+    assert found.notes[-1].endswith("read as that of meta-llama/Llama-3.1-8B, without the layers that attend to images")
+
+
+@pytest.mark.parametrize(
     ("name", "precision"),
     [
         ("dsr1-fp8", "fp8_block"),  # as published

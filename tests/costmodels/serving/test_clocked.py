@@ -35,6 +35,7 @@ def steps() -> StepTimes:
         np.array([10e3, 4e3]),
         0 * one,
         0 * one,
+        0 * one,
         one,
         np.inf * one,
         0 * one,

@@ -21,7 +21,7 @@ from costmodels.step.operators import step_work
 
 DENSE, MOE, MLA, WINDOWED = "Qwen3-32B", "Qwen3-235B-A22B", "DeepSeek-V3", "gemma-3-27b-it"
 HYBRID, SPARSE = "Qwen3.5-397B-A17B", "GLM-5"
-MODELS = (DENSE, MOE, MLA, WINDOWED, HYBRID, SPARSE, "openai/gpt-oss-120b", "Llama-3.1-8B")
+MODELS = (DENSE, MOE, MLA, WINDOWED, HYBRID, SPARSE, "openai/gpt-oss-120b", "Llama-3.1-8B", "GLM-4.7-Flash")
 COUNTED = tuple(model for model in MODELS if model != SPARSE)  # whose products are asked for one by one
 PLAIN = (1, 1, 1, 1, 1)
 
@@ -307,5 +307,5 @@ def test_each_kind_of_attention_asks_for_its_own_kernels_only() -> None:
     linear, sparse = {"gdn_prefill", "gdn_decode"}, {"dsa_prefill", "dsa_decode"}
     for model in MODELS:
         made = step(model, PLAIN, batch(prefills=1, chunk=64, decodes=4, context=64))
-        wanted = {MLA: latent, SPARSE: sparse, HYBRID: grouped | linear}.get(model, grouped)
+        wanted = {MLA: latent, "GLM-4.7-Flash": latent, SPARSE: sparse, HYBRID: grouped | linear}.get(model, grouped)
         assert set(made.asked) - {"gemm", "moe"} == wanted

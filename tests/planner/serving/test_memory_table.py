@@ -58,6 +58,12 @@ def test_only_columns_are_added() -> None:
     assert list(memory_table(table).columns) == [*table.columns, *ADDED]
 
 
+def test_a_figure_whose_name_the_table_has_is_called_predicted() -> None:
+    answer, plain = memory_table(rows({"concurrency": "32"})).iloc[0], memory_table(rows({})).iloc[0]
+    assert answer["concurrency"] == "32"
+    assert answer["concurrency_predicted"] == plain["concurrency"]
+
+
 def test_columns_of_one_meaning_are_read_together() -> None:
     plain = memory_table(rows({}))
     table = pd.DataFrame(

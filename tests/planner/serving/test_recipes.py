@@ -88,8 +88,17 @@ def test_a_larger_share_than_the_default_is_taken_only_where_nobody_says_one_and
     tight = {"model": "Qwen/Qwen3-32B", "isl": "33000", "concurrency": "1"}
     taken = row(**tight)
     assert taken["error"] == ""
-    assert "gpu_memory_utilization=0.95 is taken: 0.9 leaves no room" in taken["note"]
+    assert "gpu_memory_utilization=0.95 is taken: 0.9 leaves no room for a context" in taken["note"]
     assert "memory:" in row(**tight, gpu_memory_utilization="0.9")["error"]
+
+
+def test_an_engine_that_nobody_could_start_with_its_defaults_is_taken_to_have_more_memory() -> None:
+    """70 billion parameters in bf16 on two H100: the sampler of vLLM 0.11 leaves room for 1,031 tokens."""
+    tight = {"model": "meta-llama/Llama-3.1-70B-Instruct", "tp": "2", "isl": "400", "framework": "vllm@0.11.0"}
+    taken, said = row(**tight), row(**tight, gpu_memory_utilization="0.9")
+    assert "0.9 leaves no room for a context of 4,096 tokens" in taken["note"]
+    assert int(taken["kv_tokens"]) > 20_000
+    assert int(said["kv_tokens"]) < 4_096
 
 
 def test_smaller_steps_take_longer_to_the_first_token() -> None:

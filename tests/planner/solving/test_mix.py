@@ -12,7 +12,7 @@ from planner.solving.mix.clock import Deadline
 from planner.solving.mix.fewer import fewer
 from planner.solving.mix.master import fits
 from planner.solving.mix.question import Block, Kinds, MixQuestion, Survive, losses
-from planner.solving.mix.rounds import Rounds
+from planner.solving.mix.rounds import Rounds, lowered
 from planner.solving.mix.solve import mended_mix, solve_mix
 
 HOUR = np.array([3600.0])
@@ -311,3 +311,28 @@ def test_kinds_that_others_make_needless_are_missed_by_nobody(monkeypatch: pytes
 @pytest.mark.slow
 def test_they_are_missed_by_nobody_in_many_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     same_without_needless(range(1000, 1400), monkeypatch)
+
+
+def test_lowered_prices_hold_of_every_fleet_that_a_loss_leaves_enough_of() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(2000):
+        n, lost = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+        prices, engines = rng.choice([0.0, 0.1, 0.3, 1.0], n) * rng.uniform(0.5, 1, n), rng.integers(0, 5, n)
+        worth = np.sort(np.repeat(prices, engines))[::-1]
+        least = float(worth[lost:].sum())  # what is left after the worst loss of so many
+        if least > 0:
+            assert lowered(prices, least, np.full(n, float(lost))) @ engines >= least * (1 - 1e-12)
+
+
+def test_what_is_mended_comes_and_goes_where_engines_have_a_least_time_up() -> None:
+    """One busy hour of eight: a fleet that never changes would have its engines all day."""
+    works = [np.array([[load, 1.3 * load]]) for load in (1.5, 1.4, 1.6, 9.0, 1.5, 1.4, 1.5, 1.4)]
+    kinds = replace(kinds_of(np.array([1.0, 1.1])), min_up_s=np.full(2, 7200.0))
+    asked = MixQuestion(kinds, works, np.full(8, 3600.0), cyclic=True)
+    few = solve_mix(asked)
+    assert few.engines is not None
+    more = mended_mix(replace(asked, work=[1.1 * work for work in works]), few.engines + 2, few.prices, seconds=5)
+    best = solve_mix(replace(asked, work=[1.1 * work for work in works]))
+    assert more.objective is not None
+    assert best.objective is not None
+    assert best.objective <= more.objective < 1.1 * best.objective

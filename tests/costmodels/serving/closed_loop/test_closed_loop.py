@@ -127,6 +127,19 @@ def test_shares_say_how_much_was_spent_in_steps_with_prompts() -> None:
     assert 0.5 < busy.tpot_prefill[0] < 1.0
 
 
+def test_all_time_is_at_a_level_of_the_grid_prompts_that_no_answer_waits_for_too() -> None:
+    alone = play(grid(1, 10.0, 1000.0), 1, 101)  # a prompt of 1,000 and 100 steps of 10
+    np.testing.assert_allclose([alone.time_at[0, 0], alone.time_at[0, 1:].sum()], [0.5, 0.5])
+    steps = grid(1, 10.0, 1000.0, mixed=True)
+    steps = replace(steps, decode_batch=np.array([[1.0, 8.0]]), decode_us=np.array([[10.0, 10.0]]))
+    eight = play(steps, 8, 1000, shortest=0.8)
+    assert eight.time_at.sum() == pytest.approx(1.0)
+    assert eight.time_at[0, 0] < eight.time_at[0, 1]  # mostly all eight decode
+    # Prompts take as long as those of all requests together.
+    whole = eight.time_at[0, 2:].sum() / eight.output_tokens_per_s[0] * 1e6 * 900
+    assert whole == pytest.approx(1000.0, rel=0.1)
+
+
 @settings(max_examples=20, deadline=None)
 @given(scale=st.floats(0.1, 10.0), concurrency=st.integers(1, 24), prompt=st.floats(10.0, 5000.0))
 def test_a_machine_that_is_slower_in_everything_is_slower_by_as_much(

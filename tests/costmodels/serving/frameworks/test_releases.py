@@ -76,10 +76,14 @@ def test_a_month_without_a_release_says_which_one_it_was_instead(asked: str) -> 
         ("nightly", f"{NEWEST.version}+nightly", NEWEST.version),
         ("latest", f"{NEWEST.version}+latest", NEWEST.version),
         ("a1b2c3d", f"{NEWEST.version}+a1b2c3d", NEWEST.version),
-        ("v0.19.0-cu129", "0.19.0+cu129", "0.19.0"),
-        ("0.19+cu129", "0.19+cu129", "0.19.1"),  # a build of the newest of the series
-        ("vllm/vllm-openai:v0.11.0-x86_64", "0.11.0+x86.64", "0.11.0"),
+        ("0.19+mine", "0.19+mine", "0.19.1"),  # a build of the newest of the series
         ("rocm/7.0:rocm7.0_vllm_0.12.0_rc1", "0.12.0+rocm7.0.vllm.rc1", "0.12.0"),  # not ROCm's version
+        (
+            "rocm/7.0:rocm7.0_ubuntu_22.04_vllm_0.10.1_rc1",
+            "0.10.1+rocm7.0.ubuntu.22.4.vllm.rc1",
+            "0.10.1",
+        ),
+        ("rocm/vllm:rocm6.3.1_instinct_vllm0.8.3", "0.8.3+rocm6.3.1.instinct.vllm", "0.8.3"),
         ("20260210", "0.15.1+20260210", "0.15.1"),
         ("nightly-2026-02-10", "0.15.1+nightly.2026.2.10", "0.15.1"),
         ("１０.0", f"{NEWEST.version}+0", NEWEST.version),  # digits of another script are none
@@ -98,9 +102,20 @@ def test_a_build_is_the_release_its_name_tells_of_else_the_newest_and_less_sure(
     assert find_framework(framework.spec) == framework
 
 
-def test_the_image_of_a_release_is_that_release() -> None:
-    framework = find_framework("vllm@vllm/vllm-openai:v0.11.0")
-    assert (framework.release.version, framework.listed, framework.note) == ("0.11.0", True, "")
+@pytest.mark.parametrize(
+    ("asked", "version"),
+    [
+        ("vllm@vllm/vllm-openai:v0.11.0", "0.11.0"),
+        ("vllm@vllm/vllm-openai:v0.11.0-x86_64", "0.11.0"),
+        ("vllm@v0.19.0-cu129", "0.19.0"),
+        ("vllm@0.19+cu129", "0.19.1"),  # the newest of the series
+        ("sglang@lmsysorg/sglang:v0.5.9-cu129-amd64", "0.5.9"),
+        ("sglang@lmsysorg/sglang:v0.5.9-rocm700-mi30x", "0.5.9"),
+    ],
+)
+def test_the_image_of_a_release_is_that_release_whatever_it_was_built_for(asked: str, version: str) -> None:
+    framework = find_framework(asked)
+    assert (framework.release.version, framework.listed, framework.note) == (version, True, "")
 
 
 def test_frameworks_are_found_by_the_words_of_result_files() -> None:

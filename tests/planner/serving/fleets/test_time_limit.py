@@ -153,7 +153,7 @@ def test_one_way_that_cannot_be_and_one_that_time_ended_is_not_said_to_be_infeas
         raise Infeasible("fleet: GPUs of the pools bind", "offer more", binding="supply")
 
     def late(*_: Any) -> Any:
-        raise LimitReached("fleet: no fleet was found in the 1 s that the time limit leaves for it", decision.OF_TIME)
+        raise LimitReached("fleet: no fleet was found in the 1 s that the time limit leaves for it", ways_out.OF_TIME)
 
     for way in ("aggregated_alone", "apart"):
         monkeypatch.setattr(planning, way, never if way == infeasible else late)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from planner.serving.fleets.nearest import UNTRIED, with_tried_share
+from planner.serving.fleets.nearest import UNTRIED, with_tried_share, with_tried_supplies
 from planner.serving.fleets.request import FleetRequest, parse_fleet_request
-from planner.serving.fleets.ways_out import carried_then
+from planner.serving.fleets.ways_out import More, carried_then, to_have
 from planner.solving.mix.clock import Deadline
 from profiles.errors import Infeasible
 
@@ -51,3 +51,40 @@ def test_what_no_time_was_left_to_try_says_so() -> None:
     told, shares = tried(0.85, seconds=0.0)
     assert not shares
     assert told.hint.endswith(UNTRIED)
+
+
+def tried_supplies(needs: dict[str, int], *, seconds: float = 60.0) -> tuple[Infeasible, list[dict[str, int | None]]]:
+    """The refusal that is told of a fleet which is found, once it is simulated, where one of the supplies has what it
+    ``needs``; and what the supplies had that were tried."""
+    ways = [[More("H100-SXM", 8, "GPUs", 8)], [More("quota of L40S", 10, "GPUs", 1)]]
+    seen: list[dict[str, int | None]] = []
+
+    def fails(request: FleetRequest) -> Infeasible | None:
+        assert request.cluster is not None
+        large, small = request.cluster.pools
+        seen.append({"H100-SXM": large.gpus, "quota of L40S": small.quota_gpus})
+        enough = any((seen[-1][name] or 0) >= count for name, count in needs.items())
+        return None if enough else Infeasible("fleet: more", "have more")
+
+    pools = [{"gpu": "H100", "gpus": 4}, {"gpu": "L40S", "as_needed": True, "quota_gpus": 4}]
+    request = parse_fleet_request({**ASKED, "cluster": {"name": "c", "pools": pools}})
+    error = Infeasible("fleet: the load is more", f"{to_have(ways)}, or wait", have=ways)
+    return with_tried_supplies(request, error, fails, Deadline(seconds)), seen
+
+
+def test_the_supplies_that_are_told_are_those_that_a_fleet_was_found_with() -> None:
+    told, seen = tried_supplies({"quota of L40S": 12})
+    assert told.hint == "have a quota of 12 GPUs of L40S, or wait"
+    assert [each["H100-SXM"] for each in seen] == [8, 16, 24, 4, 4, 4]  # whole instances, and none of them does
+    assert [each["quota of L40S"] for each in seen[3:]] == [10, 11, 12]
+
+
+def test_supplies_that_no_time_was_left_to_try_say_so() -> None:
+    told, seen = tried_supplies({"quota of L40S": 12}, seconds=0.0)
+    assert not seen
+    assert told.hint == f"have 8 GPUs of H100-SXM or a quota of 10 GPUs of L40S{UNTRIED}, or wait"
+
+
+def test_where_no_supply_does_others_are_asked_for() -> None:
+    told, _ = tried_supplies({"H100-SXM": 1000})
+    assert told.hint == "offer more pools, or serve less, or wait"
