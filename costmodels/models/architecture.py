@@ -441,8 +441,7 @@ class Architecture:
         return any(isinstance(group.attention, LatentAttention) for group in self.layer_groups)
 
     @property
-    def attention_family(self) -> str:
-        """``latent``, ``linear`` (some layers update a matrix) or ``plain``: frameworks have kernels for each."""
+    def attention_family(self) -> str:  # frameworks have kernels for each; linear: some layers update a matrix
         return "latent" if self.is_latent else "linear" if self.state_layers else "plain"
 
     @property
