@@ -36,8 +36,8 @@ WIDTHS = {
 
 RELEASES = ("release", "amd release")
 BY_ATTENTION = ("trtllm",)
-"""Frameworks whose models share effects where their attention is not plain: held out, SGLang's by model and vLLM's
-newest releases are further off with such effects (this, and the width of 0.10, were chosen on these hold-outs)."""
+"""Frameworks whose models of one attention family share effects: held out, SGLang's by model and vLLM's newest releases
+are further off with such effects (this, and the width of 0.10, were chosen on these hold-outs)."""
 
 KINDS = 4
 IN_EFFECT = np.array([1.0, 1.0, 1.0, 1e3])
@@ -51,11 +51,10 @@ def release_keys(runs: MeasuredRuns) -> Texts:
 
 
 def attention_keys(runs: MeasuredRuns) -> Texts:
-    """In what models share offsets, [n]: a framework's kernels for an attention family, and its joins between them.
-    Plain ones share its constants only."""
+    """In what models share offsets, [n]: a framework's kernels for an attention family, and its joins between them."""
     last = [kind.rpartition(" ")[2] for kind in runs.kind]
-    own = [name in BY_ATTENTION and kind != "plain" for name, kind in zip(runs.framework, last, strict=True)]
-    return np.where(own, [f"{name} {kind}" for name, kind in zip(runs.framework, last, strict=True)], "").astype(object)
+    told = zip(runs.framework, last, strict=True)
+    return np.array([f"{name} {kind}" if name in BY_ATTENTION else "" for name, kind in told], dtype=object)
 
 
 @dataclass(frozen=True)
