@@ -441,7 +441,8 @@ class Architecture:
         return any(isinstance(group.attention, LatentAttention) for group in self.layer_groups)
 
     @property
-    def attention_family(self) -> str:  # frameworks have kernels for each; linear: some layers update a matrix
+    def attention_family(self) -> str:
+        """``latent``, ``linear`` (some layers update a matrix) or ``plain``: frameworks have kernels for each."""
         return "latent" if self.is_latent else "linear" if self.state_layers else "plain"
 
     @property

@@ -35,9 +35,6 @@ WIDTHS = {
 
 
 RELEASES = ("release", "amd release")
-BY_ATTENTION = ("trtllm",)
-"""Frameworks whose models of one attention family share effects: held out, SGLang's by model and vLLM's newest releases
-are further off with such effects (this, and the width of 0.10, were chosen on these hold-outs)."""
 
 KINDS = 4
 IN_EFFECT = np.array([1.0, 1.0, 1.0, 1e3])
@@ -50,11 +47,10 @@ def release_keys(runs: MeasuredRuns) -> Texts:
     return np.where(runs.vendor == "amd", runs.generation, runs.gpu)
 
 
-def attention_keys(runs: MeasuredRuns) -> Texts:
-    """In what models share offsets, [n]: a framework's kernels for an attention family, and its joins between them."""
-    last = [kind.rpartition(" ")[2] for kind in runs.kind]
-    told = zip(runs.framework, last, strict=True)
-    return np.array([f"{name} {kind}" if name in BY_ATTENTION else "" for name, kind in told], dtype=object)
+def attention_of(kinds: Texts) -> Texts:
+    """Of kinds of models, [n]: each framework has kernels of its own for a family, and joins what lies between in its own
+    way."""
+    return np.array([kind.rpartition(" ")[2] for kind in kinds], dtype=object)
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ def groups_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Groups:
         "framework generation": pair(runs.framework, runs.generation),
         "framework gpu": on,
         "model": np.array([kind.partition(" ")[0] for kind in runs.kind], dtype=object),
-        "framework attention": attention_keys(runs),
+        "framework attention": pair(runs.framework, attention_of(runs.kind)),
         "framework model": pair(runs.framework, runs.kind),
         "amd engine": np.where(amd == "amd", released, ""),
         "campaign": pair(runs.framework, runs.campaign),

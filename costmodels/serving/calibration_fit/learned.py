@@ -336,12 +336,11 @@ def effects_of(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known:
             )
     models = dict(known.models)
     for kind in sorted(set(map(str, runs.kind[runs.framework == framework]))):
-        known_as, _, attention = kind.rpartition(" ")
-        alike, across = of("framework attention", f"{framework} {attention}"), of("model", kind.partition(" ")[0])
-        here = alike + across + of("framework model", f"{framework} {kind}")
-        models[known_as] = known.of_model(kind) + effect(here)
-        if alike.any():
-            models[attention] = known.models.get(attention, Effect()) + effect(alike)
+        own, _, attention = kind.rpartition(" ")
+        alike = of("framework attention", f"{framework} {attention}")
+        shape = of("model", own.partition(" ")[0])
+        models[own] = known.of_model(kind) + effect(alike + shape + of("framework model", f"{framework} {kind}"))
+        models[attention] = known.models.get(attention, Effect()) + effect(alike)
     for shape, attention in sorted({(kind.split(" ")[0], kind.split(" ")[2]) for kind in map(str, runs.kind)}):
         alike = of("framework attention", f"{framework} {attention}")
         base = known.models.get(shape, known.models.get(attention, Effect()))

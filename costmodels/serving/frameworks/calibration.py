@@ -164,20 +164,23 @@ class Effects(BaseModel):
 
     def on(self, gpu: Gpu, day: dt.date | None, kind: str) -> Effect:
         """Of a GPU type at a release's day: its own, or its generation's and vendor's; the releases' is that of the
-        neighbours, fading with the time between; and of a kind of model (:func:`model_kind`)."""
+        neighbours, fading with the time between; and of a kind of model (:func:`model_kind`): its own, or that of its
+        architecture in other precisions, or of models with its attention."""
         return Effect(**dict(zip(EFFECTS, self.at((gpu.name, gpu.generation, gpu.vendor), day, kind), strict=True)))
 
     def at(self, gpu: tuple[str, str, str], day: dt.date | None, kind: str) -> tuple[float, ...]:
         """The same by names (GPU type, generation, vendor)."""
-        found = self.on_type(*gpu) + self.released(gpu[:2], day) + self.of_model(kind) + self._drift(gpu[2], day)
-        share = 1.0 if not self.layers_of or kind.partition(" ")[0] in self.layers_of else OTHER_LAYERS
+        shape, model = kind.partition(" ")[0], self.of_model(kind)
+        found = self.on_type(*gpu) + self.released(gpu[:2], day) + model + self._drift(gpu[2], day)
+        share = 1.0 if not self.layers_of or shape in self.layers_of else OTHER_LAYERS
         return found.step, found.prompts, found.front, share * found.layer_us
 
     def of_model(self, kind: str) -> Effect:
-        """A kind of model's own, or its architecture's in other precisions, or that of models with its attention."""
-        own, _, attention = kind.rpartition(" ")
-        known = (self.models.get(each) for each in (own, own.partition(" ")[0], attention))
-        return next((each for each in known if each is not None), Effect())
+        """Of the nearest that is known of a kind of model."""
+        shape, _, rest = kind.partition(" ")
+        precision, _, attention = rest.partition(" ")
+        known = (each for each in (f"{shape} {precision}", shape, attention) if each in self.models)
+        return self.models.get(next(known, ""), Effect())
 
     def on_type(self, gpu: str, generation: str, vendor: str) -> Effect:
         """Of a GPU type under any release."""

@@ -179,8 +179,9 @@ def test_releases_of_amd_are_those_of_a_generation_and_take_time_a_layer() -> No
     assert effects.at(("MI355X", "cdna4", "amd"), day, "60x4096 fp8 linear") == (0, 0, 0, 20)
     told = effects.model_copy(update={"layers_of": ("61x7168",)})
     assert told.at(("MI325X", "cdna3", "amd"), day, "61x7168 fp8_block")[3] == pytest.approx(70)
-    another = told.at(("MI325X", "cdna3", "amd"), day, "60x4096 fp8 linear")
-    assert another[3] == pytest.approx(35)  # of another model: half
+    assert told.at(("MI325X", "cdna3", "amd"), day, "60x4096 fp8 linear")[3] == pytest.approx(
+        35
+    )  # of another model: half
     later = effects.at(("MI300X", "cdna3", "amd"), day + dt.timedelta(MEMORY_DAYS), "60x4096 fp8 linear")
     assert later[3] == pytest.approx(20 + 50 / np.e)
     calibration = NEUTRAL.model_copy(update={"effect": slow})
@@ -207,7 +208,7 @@ def test_every_group_that_is_learned_is_written_and_read_back() -> None:
     amd = runs.gpu == "H200"
     runs = replace(
         runs,
-        framework=rng.choice(np.array(["trtllm", "sglang"], dtype=object), 80),
+        framework=rng.choice(np.array(["vllm", "sglang"], dtype=object), 80),
         campaign=np.full(80, "lab", dtype=object),
         kind=rng.choice(
             np.array(["60x4096 fp8 linear", "60x4096 nvfp4 linear", "32x4096 bf16 plain"], dtype=object), 80
@@ -220,7 +221,7 @@ def test_every_group_that_is_learned_is_written_and_read_back() -> None:
     assert set(groups.group) == set(WIDTHS)
     widths = np.stack([groups.widths(kind) for kind in range(KINDS)])
     coefficients = widths * rng.standard_normal(widths.shape)
-    fitted = FittedEngines(("sglang", "trtllm"), np.tile(START, (2, 1)), coefficients, groups)
+    fitted = FittedEngines(("sglang", "vllm"), np.tile(START, (2, 1)), coefficients, groups)
     meant = IN_EFFECT[:, None] * np.stack(fitted.of(runs, groups).effects)
     for name in fitted.frameworks:
         effects = effects_of(fitted, runs, name, Effects())
