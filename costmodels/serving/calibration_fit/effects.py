@@ -1,6 +1,6 @@
 """The groups that runs share effects in, as columns of a matrix whose coefficients are independent with unit variance.
 
-Vendor and model over all frameworks; generation, GPU type, attention, model in a precision and campaign within one; and
+Vendor and model over all frameworks; generation, GPU type, model in a precision and campaign within one; and
 within a framework on a GPU type a Gaussian process over the days of releases, exp(−|Δ| ÷ :data:`MEMORY_DAYS`).
 Where they span as much, a trend of all releases, and AMD's beside it."""
 
@@ -22,7 +22,6 @@ WIDTHS = {
     "vendor": (0.30, 0.30, 0.20, 0.20),
     "framework generation": (0.10, 0.10, 0.02, 0.0),
     "framework gpu": (0.10, 0.10, 0.20, 0.0),
-    "framework attention": (0.10, 0.10, 0.0, 0.0),
     "model": (0.05, 0.02, 0.01, 0.0),
     "framework model": (0.05, 0.05, 0.03, 0.0),
     "campaign": (0.10, 0.10, 0.30, 0.0),
@@ -45,12 +44,6 @@ IN_EFFECT = np.array([1.0, 1.0, 1.0, 1e3])
 def release_keys(runs: MeasuredRuns) -> Texts:
     """In what releases share their offsets, [n]: a GPU type; of AMD's, whose kernels come by generation, that."""
     return np.where(runs.vendor == "amd", runs.generation, runs.gpu)
-
-
-def attention_of(kinds: Texts) -> Texts:
-    """Of kinds of models, [n]: each framework has kernels of its own for a family, and joins what lies between in its own
-    way."""
-    return np.array([kind.rpartition(" ")[2] for kind in kinds], dtype=object)
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,6 @@ def groups_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Groups:
         "framework generation": pair(runs.framework, runs.generation),
         "framework gpu": on,
         "model": np.array([kind.partition(" ")[0] for kind in runs.kind], dtype=object),
-        "framework attention": pair(runs.framework, attention_of(runs.kind)),
         "framework model": pair(runs.framework, runs.kind),
         "amd engine": np.where(amd == "amd", released, ""),
         "campaign": pair(runs.framework, runs.campaign),

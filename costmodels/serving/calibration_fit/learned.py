@@ -336,15 +336,11 @@ def effects_of(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known:
             )
     models = dict(known.models)
     for kind in sorted(set(map(str, runs.kind[runs.framework == framework]))):
-        own, _, attention = kind.rpartition(" ")
-        alike = of("framework attention", f"{framework} {attention}")
-        shape = of("model", own.partition(" ")[0])
-        models[own] = known.of_model(kind) + effect(alike + shape + of("framework model", f"{framework} {kind}"))
-        models[attention] = known.models.get(attention, Effect()) + effect(alike)
-    for shape, attention in sorted({(kind.split(" ")[0], kind.split(" ")[2]) for kind in map(str, runs.kind)}):
-        alike = of("framework attention", f"{framework} {attention}")
-        base = known.models.get(shape, known.models.get(attention, Effect()))
-        models[shape] = base + effect(alike + of("model", shape))
+        shape = kind.partition(" ")[0]
+        base = known.models.get(kind, known.models.get(shape, Effect()))
+        models[kind] = base + effect(of("model", shape) + of("framework model", f"{framework} {kind}"))
+    for shape in sorted({kind.partition(" ")[0] for kind in map(str, runs.kind)}):
+        models[shape] = known.models.get(shape, Effect()) + effect(of("model", shape))
     on_amd = (runs.framework == framework) & (runs.vendor == "amd")
     shapes = {kind.partition(" ")[0] for kind in map(str, runs.kind[on_amd])}
     trends, until = dict(known.trends), known.trend_until
