@@ -22,7 +22,10 @@ WORDS = {
         "ascend_fuseep ascend_tp deepep deepep_v2 flashinfer flashinfer_megamoe megamoe mooncake mori nixl none pplx"
     ),
     # TRTLLM_FORCE_COMM_METHOD, and the names of its classes (communication_factory.py, read 2026-11)
-    "trtllm": "allgather deepep deepeplowlatency mnnvl nvlink_one_sided nvlink_two_sided nvlinkonesided nvlinktwosided wideep",
+    "trtllm": (
+        "allgather deepep deepeplowlatency mnnvl nvlink_one_sided nvlink_two_sided nvlinkonesided nvlinktwosided "
+        "wideep"  # moe_config.backend
+    ),
 }
 ENGINE = {
     "model": "Qwen/Qwen3-235B-A22B-FP8", "gpu": "H100", "tp": "1", "dp": "16", "ep": "16", "role": "decode",
