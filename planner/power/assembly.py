@@ -375,8 +375,8 @@ def _provenance(made: Solved) -> told.PowerProvenance:
         )
     if any(each.limited_by == "tried" for each in made.results.values()):
         notes.append(
-            f"no more than {made.row.told(made.judge.most)} servers are tried, {MOST_EXTRA:.0%} beyond today's: where as many hold, "
-            "let today and the trace be of a row nearer to its budget"
+            f"no more than {made.row.told(made.judge.most)} servers are tried, {MOST_EXTRA:.0%} beyond today's: where as "
+            "many hold, let today and the trace be of a row nearer to its budget"
         )
     if made.request.control.brake_on == "breaker":
         notes.append(
@@ -387,8 +387,8 @@ def _provenance(made: Solved) -> told.PowerProvenance:
         notes.append("a reading is that of the node nearest to its own budget, as a share of it")
     if made.row.block > 1:
         notes.append(
-            f"a large row: {made.row.today} servers are simulated under as large a share of every budget, and each stands "
-            f"for {made.row.block:.4g}: what single servers do by chance counts for more than it does"
+            f"a large row: {made.row.today} servers are simulated under as large a share of every budget, and each "
+            f"stands for {made.row.block:.4g}: what single servers do by chance counts for more than it does"
         )
     if made.request.today < SMALL_ROW:
         notes.append(

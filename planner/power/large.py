@@ -1,8 +1,9 @@
 """Large rows as smaller ones of the same shape: servers of one kind and priority are exchangeable, so that of very many
 as large a share is simulated of each, under as large a share of every budget, and each stands for several.
 
-What single servers do by chance then counts for more than it does (of 200 by the root of 50 more than of 10,000): under
-the same bursts a row is said to hold fewer servers for it, not more. Reference traffic is scaled to what is simulated."""
+What single servers do by chance then counts for more than it does (of 200 by the root of 50 more than of 10,000):
+under the same bursts a row is said to hold fewer servers for it, not more. Reference traffic is scaled to what is
+simulated: of 800 servers its bursts are larger than of 200 until a row rises as published, and it peaks 1 % higher."""
 
 from __future__ import annotations
 

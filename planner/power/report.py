@@ -239,8 +239,8 @@ def _check_keeps_up(judge: Judge) -> None:
     left = float(totals[TOKENS_LEFT] / max(totals[TOKENS_IN], 1.0))
     if left > MOST_UNANSWERED:
         raise InputError(
-            f"servers: today's {judge.request.today} do not keep up with their load: without any caps {left:.1%} of a day's tokens "
-            "are left at its end",
+            f"servers: today's {judge.request.today} do not keep up with their load: without any caps {left:.1%} of a "
+            "day's tokens are left at its end",
             "correct today, the plans or the trace",
         )
 

@@ -156,7 +156,8 @@ def _recorded(request: PowerRequest, row: RowModel) -> RecordedLoad:
     if row.block > 1:  # those of the servers that are simulated
         mine = np.random.default_rng((request.seed, 11)).uniform(size=len(load.isl)) * row.block < 1
         mine[-1] = True  # the span is the trace's
-        return RecordedLoad(*(each[mine] for each in columns), row.today, all_bursts=load.bursts)
+        arrival_s, isl, osl = (each[mine] for each in columns)
+        return RecordedLoad(arrival_s, isl, osl, row.today, all_bursts=load.bursts)
     return load
 
 

@@ -130,7 +130,8 @@ def timeline(
         else:
             seconds = min(max(seconds, 3600), DAY_S)
             day = whole_day(load, n, request.seed, 0)
-        return simulate(row, policy, n, row.requests(day), chance_of(request.seed, 0), seconds).watts[:seconds] * row.block
+        one = simulate(row, policy, n, row.requests(day), chance_of(request.seed, 0), seconds)
+        return np.asarray(one.watts[:seconds] * row.block)
     assert isinstance(load, ReferenceLoad)
     _, met = reference_load(row, row.today)
     day = whole_day(load, n, REFERENCE_SEED, met.day)
@@ -141,4 +142,5 @@ def timeline(
         *(np.concatenate([each[first], each]) for each in (day.server, day.isl, day.osl, day.count)),
     )
     chance = chance_of(REFERENCE_SEED, met.day)
-    return simulate(row, policy, n, row.requests(warm), chance, DAY_S + WARM_S).watts[WARM_S:] * row.block
+    one = simulate(row, policy, n, row.requests(warm), chance, DAY_S + WARM_S)
+    return np.asarray(one.watts[WARM_S:] * row.block)
