@@ -159,6 +159,15 @@ def predict(
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out).rename(columns=columns)], axis=1)
 
 
+def column_meant(name: str, table: pd.DataFrame) -> str:
+    """The column of ``table`` that is called ``name``, or that is read as what we call so (``framework``: its
+    ``backend``); ``name`` where there is none."""
+    if name in table.columns:
+        return name
+    meant, _ = columns_read(table, (*REQUIRED, *OPTIONAL))
+    return next((column for column, ours in meant.items() if ours == name), name)
+
+
 SAY_NOTHING = ("exchange", "overlap", "moe_a2a_backend", "all2all_backend")
 """Columns in which ``none`` is a word."""
 
