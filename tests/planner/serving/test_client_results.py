@@ -203,15 +203,29 @@ def test_trtllm_benchs_report_is_a_run(tmp_path: Path) -> None:
     table = read(tmp_path, "report.json", json.dumps(TRTLLM_BENCH))
     told = table.iloc[0].to_dict()
     expected = {
-        **{"framework": "trtllm", "model": "Qwen/Qwen3-8B", "version": "1.1.0", "tp_size": "2", "num_gpus": "2"},
-        **{"max_num_tokens": "8192", "concurrency": "63.7", "isl": "1024", "osl": "512", "requests": "640"},
+        "framework": "trtllm",
+        "model": "Qwen/Qwen3-8B",
+        "version": "1.1.0",
+        "tp_size": "2",
+        "num_gpus": "2",
+        "max_num_tokens": "8192",
+        "concurrency": "63.7",
+        "isl": "1024",
+        "osl": "512",
+        "requests": "640",
         "kv_cache_free_gpu_memory_fraction": "0.8",
     }
     assert expected.items() <= told.items()
     truth = {name: values[0] for name, values in measured_columns(table).values.items()}
     assert truth == {
-        **{"ttft_ms_mean": 50.0, "ttft_ms_p50": 48.0, "ttft_ms_p99": 90.0, "tpot_ms_mean": 6.0},
-        **{"e2e_ms_mean": 5000.0, "e2e_ms_p50": 4900.0, "e2e_ms_p99": 6000.0, "output_tokens_per_s_per_gpu": 900.0},
+        "ttft_ms_mean": 50.0,
+        "ttft_ms_p50": 48.0,
+        "ttft_ms_p99": 90.0,
+        "tpot_ms_mean": 6.0,
+        "e2e_ms_mean": 5000.0,
+        "e2e_ms_p50": 4900.0,
+        "e2e_ms_p99": 6000.0,
+        "output_tokens_per_s_per_gpu": 900.0,
     }
 
 
