@@ -279,10 +279,7 @@ def _score(
     from planner.serving.predictions import document_of
 
     truth = measured_columns(table)
-    asked = [name.strip() for name in by.split(",") if name.strip()]
-    columns = [column_meant(name, table) for name in asked]
-    if missing := [name for name in columns if name not in table.columns]:
-        raise InputError(f"--by: there is no column {missing[0]}", f"name columns of {configs}, with commas between")
+    columns = [column_meant(name.strip(), table, "--by") for name in by.split(",") if name.strip()]
     answer = _predicted(table, measured, quiet, folder=configs.parent, beside_measured=True, **more)
     scores = scores_of(answer, truth, columns)
     if output is not None:
