@@ -374,9 +374,8 @@ def read_configurations(path: Path) -> pd.DataFrame:
         if "schema_version" in table.columns:
             raise InputError("--measured: has no effect beside a document", "name a CSV with a measured column")
         return table
-    if kind == ".jsonl":
-        return read_lines(source, plain_results)
-    return metrics_in_one_row(read_table(source, skipinitialspace=True))
+    table = read_lines(source, plain_results) if kind == ".jsonl" else read_table(source, skipinitialspace=True)
+    return metrics_in_one_row(table)
 
 
 def _with_columns(table: pd.DataFrame, asked: Asked, where: Path) -> pd.DataFrame:
