@@ -28,6 +28,7 @@ class Searched(Protocol):
     def stacked(self) -> tuple[Floats, Floats]: ...
     def wanting(self, t: int, engines: Floats, loss: Loss, worst: int | None = None) -> list[int]: ...
     def theta(self, t: int, engines: Floats, loss: Loss) -> tuple[float, int | None]: ...
+    def stands(self, engines: Floats) -> bool: ...
 
 
 def mend(search: Searched, engines: Floats) -> Floats | None:
@@ -43,7 +44,8 @@ def mend(search: Searched, engines: Floats) -> Floats | None:
     if timely(q, out):
         return out
     # More engines never carry less: what time asks for beside is for the programme over counts.
-    return search.master.at_least(out, max(min(0.15 * search.deadline.left, 10.0), 0.2), 1e-4)
+    more = search.master.at_least(out, max(min(0.15 * search.deadline.left, 10.0), 0.2), 1e-4)
+    return more if more is not None and search.stands(more) else None
 
 
 def mend_constant(search: Searched, engines: Floats) -> Floats | None:

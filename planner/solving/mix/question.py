@@ -14,6 +14,7 @@ from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 
+from planner.solving.mix.placing import Places, node_losses
 from planner.solving.solvers import Floats, Ints
 
 MOST_ENGINES = 1_000_000
@@ -89,6 +90,7 @@ class MixQuestion:
         shunned: (n,) what an engine of each kind counts beside its cost while one chooses, and does not cost; None:
             nothing.
         fixed_cost: of an hour, whatever is chosen (what is reserved).
+        places: nodes that engines stand on; None: each on one of its own.
     """
 
     kinds: Kinds
@@ -103,6 +105,7 @@ class MixQuestion:
     fixed_cost: float = 0.0
     paid: Floats | None = None
     shunned: Floats | None = None
+    places: Places | None = None
     names: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -153,13 +156,7 @@ def losses(question: MixQuestion, engines: Ints) -> Iterator[Loss]:
             if new(loss):
                 yield loss
     if ask.nodes:
-        nodes = [
-            pack for pool in sorted({int(kinds.pool[v]) for v in present}) for pack in _packs(kinds, present, pool)
-        ]
-        for several in combinations_with_replacement(nodes, ask.nodes):
-            loss = _counted([v for pack in several for v, count in pack for _ in range(count)], engines)
-            if new(loss):
-                yield loss
+        yield from filter(new, node_losses(question, engines, ask.nodes))
     for places, of, count in (
         ("spot", np.where(kinds.spot > 0, kinds.pool, -1), ask.spot_pools),
         ("zone", kinds.zone, ask.zones),
@@ -176,26 +173,6 @@ def _counted(which: Sequence[int], engines: Ints) -> Loss:
     for v in which:
         counts[v] = min(counts.get(v, 0) + 1, int(engines[v]))
     return tuple(sorted(counts.items()))
-
-
-def _packs(kinds: Kinds, present: Sequence[int], pool: int) -> list[Loss]:
-    """What one node of ``pool`` may hold at most: no pack is part of another."""
-    here = [v for v in present if kinds.pool[v] == pool]
-    found: list[Loss] = []
-
-    def fill(rest: list[int], room: int, taken: Loss) -> None:
-        if not rest:
-            if taken and not any(room >= min(int(kinds.gpus[v]), int(kinds.node[v])) for v in here):
-                found.append(tuple(sorted(taken)))
-            return
-        v, others = rest[0], rest[1:]
-        size = min(int(kinds.gpus[v]), int(kinds.node[v]))
-        for count in range(room // size, -1, -1):
-            fill(others, room - count * size, (*taken, (v, count)) if count else taken)
-
-    for node in sorted({int(kinds.node[v]) for v in here}):
-        fill([v for v in here if kinds.node[v] == node], node, ())
-    return list(dict.fromkeys(found))
 
 
 def remaining(engines: Ints | Floats, loss: Loss) -> Floats:
