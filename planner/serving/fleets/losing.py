@@ -14,8 +14,7 @@ from planner.serving.fleets.confirming import Confirming, Key, Loaded, joined
 from planner.serving.fleets.decision import Answered
 from planner.serving.fleets.tails import used_of
 from planner.solving.mix.carrying import ENOUGH, Carrying
-from planner.solving.mix.placing import nodes_of_supply, on_nodes
-from planner.solving.mix.question import Loss, losses, remaining
+from planner.solving.mix.losses import Loss, losses, nodes_of_supply, on_nodes, remaining
 from planner.solving.solvers import Floats
 
 MOST_LOSSES = 500

@@ -11,8 +11,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from planner.contract.clusters import SuppliedCluster, SuppliedPool
 from planner.contract.fleet import PowerRow, Supply
-from planner.solving.mix.placing import Places
-from planner.solving.mix.question import Block
+from planner.solving.mix.question import Block, Places
 from profiles.errors import InputError
 
 QUOTA, ROW = "quota of ", "row "

@@ -12,8 +12,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from planner.solving.mix.placing import Places
-from planner.solving.mix.question import Block, Kinds, MixQuestion
+from planner.solving.mix.question import Block, Kinds, MixQuestion, Places
 from planner.solving.solvers import Bools, Floats, Ints
 
 MOST_FOR_ONE = 64

@@ -22,8 +22,8 @@ from itertools import pairwise
 import numpy as np
 
 from planner.solving.mix.carrying import _quiet
-from planner.solving.mix.placing import nodes_of_supply, worth_of_node
-from planner.solving.mix.question import ALL, Block, Loss, MixQuestion
+from planner.solving.mix.losses import ALL, Loss, nodes_of_supply, worth_of_node
+from planner.solving.mix.question import Block, MixQuestion
 from planner.solving.solvers import Bools, Floats, Ints
 from profiles.errors import ShardwrightError
 

@@ -7,8 +7,9 @@ from typing import Protocol
 import numpy as np
 
 from planner.solving.mix.clock import Deadline
+from planner.solving.mix.losses import ALL, Loss, losses, remaining
 from planner.solving.mix.master import Master, affordable, fits
-from planner.solving.mix.question import ALL, Loss, MixQuestion, losses, remaining
+from planner.solving.mix.question import MixQuestion
 from planner.solving.solvers import Floats
 
 MOST_TRIES = 300

@@ -8,14 +8,12 @@ it, so nothing here knows of tokens or promises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 
-from planner.solving.mix.placing import Places, node_losses
-from planner.solving.solvers import Floats, Ints
+from planner.solving.solvers import Bools, Floats, Ints
 
 MOST_ENGINES = 1_000_000
 """Of one kind in one step."""
@@ -75,6 +73,16 @@ class Kinds:
 
 
 @dataclass(frozen=True, eq=False)
+class Places:
+    """``supply`` (n,) that each kind stands on; ``gpus`` (n,) of it, infinite: each engine stands on a node of its own;
+    ``bought`` (n,): its nodes are bought whole, as few as hold what runs."""
+
+    supply: Ints
+    gpus: Floats
+    bought: Bools
+
+
+@dataclass(frozen=True, eq=False)
 class MixQuestion:
     """The whole question.
 
@@ -128,56 +136,3 @@ def required(work: Floats, price: Floats) -> float:
     with np.errstate(invalid="ignore"):
         worth = np.where(np.isfinite(work), work * price, np.inf)
     return float(worth.min(axis=1).sum()) if len(work) else 0.0
-
-
-# ------------------------------------------------------------------ losses
-
-Loss = tuple[tuple[int, int], ...]
-"""(kind, engines lost) of each kind that loses some; more than run: all of them."""
-
-ALL = MOST_ENGINES
-
-
-def losses(question: MixQuestion, engines: Ints) -> Iterator[Loss]:
-    """Every loss to be survived by a fleet of ``engines`` (n,), the first: none."""
-    ask, kinds = question.survive, question.kinds
-    yield ()
-    present = np.flatnonzero(engines > 0).tolist()
-    seen: set[Loss] = set()
-
-    def new(loss: Loss) -> bool:
-        fresh = bool(loss) and loss not in seen
-        seen.add(loss)
-        return fresh
-
-    if ask.engines:
-        for which in combinations_with_replacement(present, ask.engines):
-            loss = _counted(which, engines)
-            if new(loss):
-                yield loss
-    if ask.nodes:
-        yield from filter(new, node_losses(question, engines, ask.nodes))
-    for places, of, count in (
-        ("spot", np.where(kinds.spot > 0, kinds.pool, -1), ask.spot_pools),
-        ("zone", kinds.zone, ask.zones),
-    ):
-        there = sorted({int(of[v]) for v in present if of[v] >= 0})
-        for lost in combinations(there, min(count, len(there))) if count and there else ():
-            loss = tuple((v, ALL) for v in np.flatnonzero(np.isin(of, lost)).tolist() if places and len(engines) > v)
-            if new(loss):
-                yield loss
-
-
-def _counted(which: Sequence[int], engines: Ints) -> Loss:
-    counts: dict[int, int] = {}
-    for v in which:
-        counts[v] = min(counts.get(v, 0) + 1, int(engines[v]))
-    return tuple(sorted(counts.items()))
-
-
-def remaining(engines: Ints | Floats, loss: Loss) -> Floats:
-    """(n,) what is left."""
-    left = engines.astype(np.float64)
-    for v, count in loss:
-        left[v] = max(left[v] - count, 0.0)
-    return left

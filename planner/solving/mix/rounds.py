@@ -17,10 +17,10 @@ import numpy as np
 
 from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
 from planner.solving.mix.clock import Deadline
+from planner.solving.mix.losses import Loss, OnNodes, losses, per_node, remaining, spread
 from planner.solving.mix.master import Master, affordable, fits
 from planner.solving.mix.mending import mend, mend_constant, timely
-from planner.solving.mix.placing import OnNodes, per_node, spread
-from planner.solving.mix.question import MOST_ENGINES, Loss, MixQuestion, losses, remaining, required
+from planner.solving.mix.question import MOST_ENGINES, MixQuestion, required
 from planner.solving.solvers import Floats, Ints
 
 RELAXED_ROUNDS = 60

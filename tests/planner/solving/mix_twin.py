@@ -10,8 +10,7 @@ import numpy as np
 from scipy.optimize import linprog  # type: ignore[import-untyped]
 
 from planner.solving.mix.master import per_hour
-from planner.solving.mix.placing import Places
-from planner.solving.mix.question import Block, Kinds, MixQuestion, Survive
+from planner.solving.mix.question import Block, Kinds, MixQuestion, Places, Survive
 from planner.solving.solvers import Floats
 
 MOST = {1: 8, 2: 7, 3: 5}

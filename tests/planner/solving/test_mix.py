@@ -11,10 +11,10 @@ from mix_twin import MOST, carried, cheapest, in_zones, kinds_of, on_nodes, rand
 
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.fewer import fewer
+from planner.solving.mix.losses import losses, remaining
+from planner.solving.mix.losses import on_nodes as nodes_of
 from planner.solving.mix.master import fits
-from planner.solving.mix.placing import Places
-from planner.solving.mix.placing import on_nodes as nodes_of
-from planner.solving.mix.question import Block, Kinds, MixQuestion, Survive, losses, remaining
+from planner.solving.mix.question import Block, Kinds, MixQuestion, Places, Survive
 from planner.solving.mix.rounds import Rounds, lowered
 from planner.solving.mix.solve import mended_mix, solve_mix
 

@@ -1,4 +1,4 @@
-"""Where engines stand, and what is lost with any node of theirs: those of one supply are spread evenly over its nodes.
+"""What may be lost at once of a fleet, and where engines stand: those of one supply are spread evenly over its nodes.
 
 Sizes are dealt first, the largest first, each to the node that has most GPUs free; then kinds of one size to the places
 of that size, node by node. Where sizes divide each other all that a supply has room for finds its place so; where they
@@ -10,26 +10,65 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations_with_replacement
-from typing import TYPE_CHECKING
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 
-from planner.solving.solvers import Bools, Floats, Ints
+from planner.solving.mix.question import MOST_ENGINES, Kinds, MixQuestion
+from planner.solving.solvers import Floats, Ints
 
-if TYPE_CHECKING:
-    from planner.solving.mix.question import Kinds, Loss, MixQuestion
+Loss = tuple[tuple[int, int], ...]
+"""(kind, engines lost) of each kind that loses some; more than run: all of them."""
+
+ALL = MOST_ENGINES
 
 
-@dataclass(frozen=True, eq=False)
-class Places:
-    """``supply`` (n,) that each kind stands on; ``gpus`` (n,) of it, infinite: each engine stands on a node of its own;
-    ``bought`` (n,): its nodes are bought whole, as few as hold what runs."""
+def losses(question: MixQuestion, engines: Ints) -> Iterator[Loss]:
+    """Every loss to be survived by a fleet of ``engines`` (n,), the first: none."""
+    ask, kinds = question.survive, question.kinds
+    yield ()
+    present = np.flatnonzero(engines > 0).tolist()
+    seen: set[Loss] = set()
 
-    supply: Ints
-    gpus: Floats
-    bought: Bools
+    def new(loss: Loss) -> bool:
+        fresh = bool(loss) and loss not in seen
+        seen.add(loss)
+        return fresh
+
+    if ask.engines:
+        for which in combinations_with_replacement(present, ask.engines):
+            loss = _counted(which, engines)
+            if new(loss):
+                yield loss
+    if ask.nodes:
+        yield from filter(new, node_losses(question, engines, ask.nodes))
+    for places, of, count in (
+        ("spot", np.where(kinds.spot > 0, kinds.pool, -1), ask.spot_pools),
+        ("zone", kinds.zone, ask.zones),
+    ):
+        there = sorted({int(of[v]) for v in present if of[v] >= 0})
+        for lost in combinations(there, min(count, len(there))) if count and there else ():
+            loss = tuple((v, ALL) for v in np.flatnonzero(np.isin(of, lost)).tolist() if places and len(engines) > v)
+            if new(loss):
+                yield loss
+
+
+def _counted(which: Sequence[int], engines: Ints) -> Loss:
+    counts: dict[int, int] = {}
+    for v in which:
+        counts[v] = min(counts.get(v, 0) + 1, int(engines[v]))
+    return tuple(sorted(counts.items()))
+
+
+def remaining(engines: Ints | Floats, loss: Loss) -> Floats:
+    """(n,) what is left."""
+    left = engines.astype(np.float64)
+    for v, count in loss:
+        left[v] = max(left[v] - count, 0.0)
+    return left
+
+
+# ------------------------------------------------------------------ nodes
 
 
 class OnNodes(tuple[tuple[int, int], ...]):
