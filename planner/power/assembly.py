@@ -375,8 +375,8 @@ def _provenance(made: Solved) -> told.PowerProvenance:
         )
     if any(each.limited_by == "tried" for each in made.results.values()):
         notes.append(
-            f"no more than {made.row.told(made.judge.most)} servers are tried, {MOST_EXTRA:.0%} beyond today's: where as "
-            "many hold, let today and the trace be of a row nearer to its budget"
+            f"no more than {made.row.told(made.judge.most)} servers are tried, {MOST_EXTRA:.0%} beyond today's: where "
+            "as many hold, let today and the trace be of a row nearer to its budget"
         )
     if made.request.control.brake_on == "breaker":
         notes.append(
