@@ -77,3 +77,22 @@ def test_steps_that_nothing_hides_hide_nothing() -> None:
         "step_ms_by_part"
     ]
     assert not parts.str.contains("hidden").any()
+
+
+def test_words_that_would_do_are_those_of_this_gpu_and_release() -> None:
+    old, new = asked({"framework": "vllm@0.19.1", "exchange": "fast"}, {"framework": "vllm", "exchange": "fast"})[
+        "error"
+    ]
+    assert "mori" not in old + new
+    assert "pplx" not in new
+    assert "deepep_v2" in new
+    assert "deepep_v2" not in old
+
+
+def test_copies_that_nobody_balances_are_not_said_to_be_needless_where_experts_do_not_divide() -> None:
+    ways = {"framework": "vllm", "eplb": "off"}
+    whole, not_whole = asked(
+        {**ways, "redundant": "16"}, {**ways, "dp": "40", "ep": "40", "redundant": "32", "concurrency": "640"}
+    )["error"]
+    assert whole.endswith("give eplb=static or dynamic, or redundant=0")
+    assert not_whole.endswith("give eplb=static or dynamic")
