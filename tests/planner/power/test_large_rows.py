@@ -54,6 +54,7 @@ def test_many_small_racks_are_refused_before_anything_is_simulated(fields: dict[
     supply = {"name": "hall", "budget_watts": 1e7, "children": racks}
     with pytest.raises(Unsupported, match="today's 2,000 on 100 lowest nodes, the least of 20 servers") as told:
         row_of(parse_power_request({**_row(fields, 2000), "supply": supply}))
+    assert "every lowest node has 120 and more" in str(told.value)
     assert f"of {MOST_SIMULATED} servers and fewer by itself" in told.value.hint
 
 
