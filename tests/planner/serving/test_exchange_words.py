@@ -22,7 +22,10 @@ WORDS = {
         "ascend_fuseep ascend_tp deepep deepep_v2 flashinfer flashinfer_megamoe megamoe mooncake mori nixl none pplx"
     ),
     # TRTLLM_FORCE_COMM_METHOD, and the names of its classes (communication_factory.py, read 2026-11)
-    "trtllm": "allgather deepep deepeplowlatency mnnvl nvlink_one_sided nvlink_two_sided nvlinkonesided nvlinktwosided",
+    "trtllm": (
+        "allgather deepep deepeplowlatency mnnvl nvlink_one_sided nvlink_two_sided nvlinkonesided nvlinktwosided "
+        "wideep"  # moe_config.backend
+    ),
 }
 ENGINE = {
     "model": "Qwen/Qwen3-235B-A22B-FP8", "gpu": "H100", "tp": "1", "dp": "16", "ep": "16", "role": "decode",
@@ -47,6 +50,8 @@ def test_what_is_not_priced_is_refused_by_name_and_why() -> None:
     ]
     assert "exchange: 'moonep': is not priced: it fetches experts' weights while it runs" in moon
     assert "exchange: 'ascend_tp': is not priced: it runs on Huawei's NPUs alone; give one of none, " in ascend
+    (wide,) = asked({"framework": "trtllm", "exchange": "WIDEEP"})["error"]
+    assert "exchange: 'wideep': is not priced: it is a backend of experts (moe_config)" in wide
 
 
 def test_an_earlier_name_says_the_same() -> None:
