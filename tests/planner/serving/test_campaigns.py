@@ -190,3 +190,19 @@ def test_caches_are_kept_in_what_the_scripts_say(said: dict[str, str], cache: st
 def test_llamas_engines_of_inferencex(said: dict[str, str], recipe: tuple[int | None, int]) -> None:
     row = asked(**{**LLAMA, "framework": "trtllm", **said}).recipe
     assert (row.polling_interval, row.max_num_batched_tokens) == recipe
+
+
+@pytest.mark.parametrize(
+    ("framework", "model", "gpu", "precision"),
+    [
+        ("vllm", "moonshotai/Kimi-K2.5", "MI355X", "int4"),
+        ("vllm", "MiniMaxAI/MiniMax-M2.5", "MI300X", "fp8"),
+        ("sglang", "zai-org/GLM-5-FP8", "MI355X", "fp8"),
+        ("sglang", "Qwen/Qwen3.5-397B-A17B-FP8", "MI325X", "fp8"),
+    ],
+)
+def test_amds_scripts_without_a_word_keep_caches_in_16_bits(
+    framework: str, model: str, gpu: str, precision: str
+) -> None:
+    row = asked(framework=framework, model=model, gpu=gpu, precision=precision)
+    assert row.kv_precision == "bf16"
