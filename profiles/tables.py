@@ -36,9 +36,12 @@ def read_table(source: Source, **options: Any) -> pd.DataFrame:
         return pd.concat(list(parts), ignore_index=True)
 
 
-def read_lines(source: Source) -> pd.DataFrame:
+def read_lines(source: Source, rows_of: Callable[[Any], Any] = lambda document: document) -> pd.DataFrame:
     """A file of one JSON object a line, as load generators append them; columns of text. Lists and objects within
     (every request's times) are left out.
+
+    Args:
+        rows_of: what the objects of all lines mean.
 
     Raises:
         InputError (or ``source.error``): it cannot be read, or a line is no JSON object.
@@ -54,7 +57,7 @@ def read_lines(source: Source) -> pd.DataFrame:
         if not isinstance(row, dict):
             raise source.wrong(f"line {number_of} is no JSON object")
         rows.append(row)
-    return _table(source, rows)
+    return _table(source, rows_of(rows))
 
 
 def read_objects(source: Source, rows_of: Callable[[Any], Any] = lambda document: document) -> pd.DataFrame:

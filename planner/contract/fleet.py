@@ -28,7 +28,7 @@ class SurviveAsked(Document):
 
     engines: _Lost = Field(default=0, description="any so many engines")
     nodes: _Lost = Field(
-        default=0, description="any so many nodes, each with whatever of the fleet fits on it, the worst for the load"
+        default=0, description="any so many nodes; engines of a pool are spread evenly over its nodes, as the notes say"
     )
     spot_pools: _Lost = Field(default=0, description="the spot GPUs of any so many pools")
     zones: _Lost = Field(default=0, description="any so many zones")

@@ -171,7 +171,11 @@ def cell(text: str) -> str:
     return "" if text.casefold() in words().blanks else text
 
 
+DP_ATTENTION = ("dp_attention", "enable_dp_attention", "attention_dp", "enable_attention_dp")
+"""Columns that say whether attention is data parallel within the group: InferenceX's, SGLang's and TensorRT-LLM's."""
+
+
 def attention_is_data_parallel(record: Mapping[str, str]) -> bool:
-    """Whether a row of InferenceX says so: its tp then counts the attention replicas."""
-    said = {folded(name): value for name, value in record.items()}.get("dp_attention", "")
-    return said.strip().casefold() in ("true", "1", "yes")
+    """Whether a row says so by a switch."""
+    said = {folded(name): value for name, value in record.items()}
+    return any(said.get(name, "").strip().casefold() in ("true", "1", "yes") for name in DP_ATTENTION)

@@ -49,12 +49,12 @@ def assembled(made: Solved) -> told.PowerPlan:
     request, row, judge, results = made.request, made.row, made.judge, made.results
     name = max((each for each in SIMPLEST if each in results), key=lambda each: results[each].verdict.servers)
     decided = results[name]
-    servers = decided.verdict.servers
+    servers, tell = decided.verdict.servers, row.told
     low, high = _with_tail(made, "heavy"), _with_tail(made, "bounded")
     policies = tuple(_result(made, each, low[each], high[each]) for each in NAMES if each in results)
     free, oracle = (results[each].verdict.servers if each in results else 0 for each in ("none", "oracle"))
     spread = _watts_spread(row)
-    mean = decided.verdict.mean_watts
+    mean = decided.verdict.mean_watts * row.block
     plan = told.PowerPlan(
         request=_understood(made),
         decision=_decision(made, name, decided),
@@ -68,15 +68,15 @@ def assembled(made: Solved) -> told.PowerPlan:
             engine="simulation of replicate-days; levels by CP-SAT, servers by bisection",
             status="feasible",
             objective="servers",
-            objective_value=float(servers),
+            objective_value=float(tell(servers)),
             objective_unit="servers",
-            bound=float(max(oracle, servers)) if oracle else None,
+            bound=float(tell(max(oracle, servers))) if oracle else None,
             gap=max(oracle - servers, 0) / servers if oracle else None,
         ),
         frontier=tuple(
             told.FrontierPoint(
                 policy=each.name,  # type: ignore[arg-type]
-                servers=n,
+                servers=tell(n),
                 brakes_per_year=_rate(verdict.brakes),
                 impact=_impact(verdict),
                 holds=judge.misses(verdict) is None,
@@ -111,37 +111,35 @@ def _with_tail(made: Solved, tail: Tail) -> dict[str, int]:
 
 def _result(made: Solved, name: str, low: int, high: int) -> told.PolicyResult:
     judged = made.results[name]
-    verdict, price = judged.verdict, made.request.usd_per_kwh
+    verdict, price, tell = judged.verdict, made.request.usd_per_kwh, made.row.told
+    mean, most = (each * made.row.block for each in (verdict.mean_watts, verdict.most_watts))
     return told.PolicyResult(
         name=name,  # type: ignore[arg-type]
-        servers=verdict.servers,
-        servers_low=min(low, verdict.servers),
-        servers_high=max(high, verdict.servers),
-        extra=verdict.servers / made.request.today - 1,
+        servers=tell(verdict.servers),
+        servers_low=tell(min(low, verdict.servers)),
+        servers_high=tell(max(high, verdict.servers)),
+        extra=tell(verdict.servers) / made.request.today - 1,
         brakes_per_year=_rate(verdict.brakes),
         impact=_impact(verdict),
         limited_by=judged.limited_by,
-        mean_watts=verdict.mean_watts,
-        most_watts=verdict.most_watts,
-        usd_per_year=None if price is None else verdict.mean_watts / 1e3 * 8760 * price,
+        mean_watts=mean,
+        most_watts=most,
+        usd_per_year=None if price is None else mean / 1e3 * 8760 * price,
         levels=_levels(made.row, judged),
     )
 
 
 def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
     request, row, verdict = made.request, made.row, decided.verdict
-    kinds = row.servers(verdict.servers).kind
     in_band = decided.policy.in_band and row.timing.in_band_s is not None
     delay = row.timing.in_band_s if in_band and row.timing.in_band_s is not None else row.timing.delay_s
     node = int(np.argmax(verdict.peaks))
     shape = None if made.chosen is None else made.chosen.shape
     return told.PowerDecision(
-        servers=verdict.servers,
+        servers=row.told(verdict.servers),
         today=request.today,
-        extra=verdict.servers / request.today - 1,
-        by_kind=tuple(
-            told.KindCount(kind=kind.name, servers=int((kinds == index).sum())) for index, kind in enumerate(row.kinds)
-        ),
+        extra=row.told(verdict.servers) / request.today - 1,
+        by_kind=_by_kinds(row, verdict.servers),
         policy=name,  # type: ignore[arg-type]
         levels=_levels(row, decided),
         brake_above=BRAKE_AT,
@@ -171,6 +169,13 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
             node=row.tree.names[node], peak=float(verdict.peaks[node]), promise=decided.limited_by
         ),
     )
+
+
+def _by_kinds(row: RowModel, n: int) -> tuple[told.KindCount, ...]:
+    """Whole servers of each kind that sum to all."""
+    upto = np.cumsum(np.bincount(row.servers(n).kind, minlength=len(row.kinds))) / n * row.told(n)
+    counts = np.diff(np.rint(upto).astype(int), prepend=0)
+    return tuple(told.KindCount(kind=kind.name, servers=int(c)) for kind, c in zip(row.kinds, counts, strict=True))
 
 
 def _several(row: RowModel) -> bool:
@@ -290,7 +295,7 @@ def _understood(made: Solved) -> told.RowUnderstood:
     if isinstance(load, RecordedLoad):
         trace = request.trace
         name = "trace" if isinstance(trace, str) else trace.name
-        rate = len(load.isl) / max(load.span_s, 1.0)
+        rate = len(load.isl) * row.block / max(load.span_s, 1.0)
         assumes: tuple[str, ...] = (
             f"the trace spans {load.span_s / 3600:.3g} h; days are put together from its blocks of ten minutes and "
             + ("keep its times of day" if load.span_s >= 86_400 else "have none of its times of day"),
@@ -370,8 +375,8 @@ def _provenance(made: Solved) -> told.PowerProvenance:
         )
     if any(each.limited_by == "tried" for each in made.results.values()):
         notes.append(
-            f"no more than {made.judge.most} servers are tried, {MOST_EXTRA:.0%} beyond today's: where as many hold, "
-            "let today and the trace be of a row nearer to its budget"
+            f"no more than {made.row.told(made.judge.most)} servers are tried, {MOST_EXTRA:.0%} beyond today's: where "
+            "as many hold, let today and the trace be of a row nearer to its budget"
         )
     if made.request.control.brake_on == "breaker":
         notes.append(
@@ -380,6 +385,11 @@ def _provenance(made: Solved) -> told.PowerProvenance:
         )
     if made.row.tree.budgets.size > 1:
         notes.append("a reading is that of the node nearest to its own budget, as a share of it")
+    if made.row.block > 1:
+        notes.append(
+            f"a large row: {made.row.today} servers are simulated under as large a share of every budget, and each "
+            f"stands for {made.row.block:.4g}: what single servers do by chance counts for more than it does"
+        )
     if made.request.today < SMALL_ROW:
         notes.append(
             "a small row: servers that happen to prefill together count for more than bursts, and such brakes outside "

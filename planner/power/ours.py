@@ -302,15 +302,20 @@ def best(judge: Judge, guess: int) -> ChosenLevels | None:
     while high - low > 1:
         made = tuned(judge, shape, n, form)
         if made is None:
-            high, n = n, max(n - 1, low + 1) if not low else (low + n) // 2
+            high, n = n, max(n - judge.stride, low + 1) if not low else (low + n) // 2
         else:
             low, found = n, ChosenLevels(made, n, shape)
-            n = min(n + 1, high - 1) if high > judge.most else (n + high) // 2
+            n = min(n + judge.stride, high - 1) if high > judge.most else (n + high) // 2
     if found is None or found.servers >= judge.most:
         return found
     # What waits in the engines' queues is known before it is drawn: with it one server more may do.
     lag, plain = lag_of(judge, delay), found
     ahead, form = foreseeing(judge, shape, lag), replace(form, foresight_s=float(lag))
-    while found.servers < judge.most and (made := tuned(judge, ahead, found.servers + 1, form)) is not None:
-        found = ChosenLevels(made, found.servers + 1, ahead, plain)
+    step = judge.stride
+    while step:
+        n = found.servers + step
+        if n <= judge.most and (made := tuned(judge, ahead, n, form)) is not None:
+            found = ChosenLevels(made, n, ahead, plain)
+        else:
+            step //= 2
     return found

@@ -38,16 +38,13 @@ def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] =
     """
     plan = asked.plan
     assert plan is not None
-    check_plan(plan)
-    others = {group.gpu for group in plan.decision.engines} - {gpu.name}
-    if others:
-        raise InputError(
-            f"servers: {asked.kind}: plan: is for {', '.join(sorted(others))}, and the server has {gpu.name}",
-            "give the plan that runs on this kind of server",
-        )
-    share = asked.gpus / plan.decision.gpus_used  # a plan of several servers, or of a part of one
+    fleet = bool(plan.decision.schedule)
+    mine = _of_a_fleet(asked, plan, gpu) if fleet else _of_a_plan(asked, plan, gpu)
+    # A plan of several servers, or of a part of one; of a fleet, its engines on these GPUs.
+    gpus = sum(len(each.replicas) * each.gpus_per_engine for each in mine) if fleet else plan.decision.gpus_used
+    share = asked.gpus / gpus
     cost = CostModel(gpu, find_framework(plan.request.framework).name, None, None, measured)
-    groups = [_Phases(plan, group, cost) for group in plan.decision.engines]
+    groups = [_Phases(plan, group, cost) for group in mine]
     apart = any(each.group.role != "aggregated" for each in groups)
     prefills = [each for each in groups if each.group.role != "decode"]
     decodes = [each for each in groups if each.group.role != "prefill"]
@@ -95,12 +92,55 @@ def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] =
         most_sequences=share * sum(each.engines * each.group.limits.max_sequences for each in decodes),
         response=response,
         settable=settable,
-        source=f"plan of {plan.request.model} ({', '.join(each.group.layout.label for each in groups)})",
+        source=f"{'fleet' if fleet else 'plan'} of {plan.request.model} "
+        f"({', '.join(each.group.layout.label for each in groups)})",
         apart=apart,
         prefill_gpus=share * sum(each.gpus for each in prefills) if apart else 0.0,
         locked_mhz=locked,
         planned=True,
     )
+
+
+def _of_a_plan(asked: RowServers, plan: Plan, gpu: Gpu) -> tuple[EngineGroup, ...]:
+    check_plan(plan)
+    others = {group.gpu for group in plan.decision.engines} - {gpu.name}
+    if others:
+        raise InputError(
+            f"servers: {asked.kind}: plan: is for {', '.join(sorted(others))}, and the server has {gpu.name}",
+            "give the plan that runs on this kind of server",
+        )
+    return plan.decision.engines
+
+
+def _of_a_fleet(asked: RowServers, plan: Plan, gpu: Gpu) -> list[EngineGroup]:
+    """Its engines on this kind's GPUs, in the shares in which they run at most: a fleet does not say on which servers
+    they are.
+
+    Raises:
+        InputError: it has none there, or of measured tables, whose steps are not known, or for several services, whose
+            requests a row's load does not tell apart.
+    """
+    where = f"servers: {asked.kind}: plan"
+    mine = [group for group in plan.decision.engines if group.gpu == gpu.name and group.replicas]
+    if not mine:
+        has = ", ".join(sorted({group.gpu for group in plan.decision.engines}))
+        raise InputError(
+            f"{where}: the fleet has no engine on {gpu.name}, it has {has}", "give the fleet that runs on these servers"
+        )
+    table = next((group for group in mine if group.table is not None), None)
+    if table is not None:
+        raise InputError(
+            f"{where}: {table.id} stands for a measured table, which says nothing of an engine's steps",
+            "make the fleet of models and GPUs instead of tables, or leave plan out: the measured phases that ship",
+        )
+    services = sorted({group.service for group in mine if group.service is not None})
+    if len(services) > 1:
+        raise InputError(
+            f"{where}: the fleet's engines on {gpu.name} serve {len(services)} services ({', '.join(services)}), which "
+            "a row's load does not tell apart",
+            "make a fleet of each service, and give each its own kind of server",
+        )
+    return mine
 
 
 _BUSY = 16

@@ -17,7 +17,7 @@ def draw(made: Solved, plan: PowerPlan, kind: str) -> bytes:
     shown = [name for name in _SHOWN if name in made.results]
     figure = new_figure(figsize=(11, 2.2 * len(shown) + 3.4))
     axes = figure.subplots(len(shown) + 1, 1)
-    budget = made.row.budget_watts
+    budget = made.request.supply.budget_watts
     for axis, name in zip(axes, shown, strict=False):
         judged = made.results[name]
         watts = timeline(made, judged.policy, judged.verdict.servers) / budget
@@ -30,7 +30,7 @@ def draw(made: Solved, plan: PowerPlan, kind: str) -> bytes:
         for level in judged.policy.levels:
             for up in {level.up, level.step} - {None}:
                 axis.axhline(up, color="tab:gray", linestyle="--", linewidth=0.6)
-        axis.set_title(f"{name}: {judged.verdict.servers} servers", loc="left", fontsize="medium")
+        axis.set_title(f"{name}: {made.row.told(judged.verdict.servers)} servers", loc="left", fontsize="medium")
         axis.set_ylabel("of budget")
         axis.set_xlabel("h")
     last = axes[-1]

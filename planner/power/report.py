@@ -83,11 +83,11 @@ def solved(
         names = tuple(name for name in names if name in WITHOUT_CLOCKS)
     _check_today(request, row)
     judge = Judge(row, request, Days(request.days, JUDGED_WHOLE), strict=True, progress=progress)
-    _check_keeps_up(judge, request.today)
+    _check_keeps_up(judge)
     results: dict[str, Judged] = {}
     chosen: ChosenLevels | None = None
     trainer = Judge(row, request, TRAINED, progress=progress)
-    guess = int(request.today * 1.25)
+    guess = int(row.today * 1.25)
     for done, name in enumerate(names):
         if progress is not None:
             progress(Step(f"policy {name}", done, len(names)))
@@ -110,7 +110,7 @@ def solved(
         raise Infeasible(
             f"supply: {request.supply.name}: no number of servers keeps the limits of slo_impact and "
             f"{request.max_brakes_per_year:g} brakes a year",
-            f"by nameplate it holds {_by_nameplate(row)} servers; allow more impact, or more brakes",
+            f"by nameplate it holds {row.told(_by_nameplate(row))} servers; allow more impact, or more brakes",
         )
     return Solved(request, row, met, judge, results, chosen)
 
@@ -136,7 +136,9 @@ def _ours(judge: Judge, chosen: ChosenLevels | None) -> tuple[ChosenLevels | Non
     while chosen is not None:
         servers = chosen.servers
         while servers > most[2] and not judge.holds(chosen.policy, servers):
-            servers -= 1
+            servers -= max(judge.stride // 2, 1)
+        while most[2] < servers < chosen.servers and judge.holds(chosen.policy, servers + 1):
+            servers += 1
         if servers > most[2]:
             most = chosen, chosen.policy, servers
         chosen = chosen.plainer
@@ -153,11 +155,14 @@ def _oracle(
     if chosen is None:
         return policy, servers
     shape = replace(chosen.shape, rise=chosen.shape.rise / 3)
-    while servers < judge.most:
-        better = tuned(trainer, shape, servers + 1, form)
-        if better is None or not judge.holds(better, servers + 1):
-            break
-        policy, servers = better, servers + 1
+    step = judge.stride
+    while step:
+        n = servers + step
+        better = tuned(trainer, shape, n, form) if n <= judge.most else None
+        if better is not None and judge.holds(better, n):
+            policy, servers = better, n
+        else:
+            step //= 2
     return policy, servers
 
 
@@ -206,15 +211,14 @@ def _static_depths(row: RowModel, request: PowerRequest, mhz: list[int]) -> list
 def _by_nameplate(row: RowModel) -> int:
     """Servers whose nameplates the budgets hold, at every node."""
     watts = np.array([kind.nameplate_watts for kind in row.kinds])
-    fits, most = 0, int(row.budget_watts / watts.min()) + 1
-    for n in range(1, most + 1):
-        servers = row.servers(n)
-        of_leaf = np.bincount(servers.leaf, watts[servers.kind], len(row.tree.places))
-        load = row.tree.below @ of_leaf
-        load[0] += row.other_watts
-        if (load > row.tree.budgets * (1 + 1e-9)).any():
-            break
-        fits = n
+    most = int(row.budget_watts / watts.min()) + 1
+    servers = row.servers(most)
+    of_leaf = np.zeros((len(row.tree.places), most))
+    of_leaf[servers.leaf, np.arange(most)] = watts[servers.kind]
+    load = row.tree.below @ np.cumsum(of_leaf, axis=1)
+    load[0] += row.other_watts
+    above = (load > row.tree.budgets[:, None] * (1 + 1e-9)).any(axis=0)
+    fits = int(np.argmax(above)) if above.any() else most
     return fits if row.tree.most is None else min(fits, row.tree.most)
 
 
@@ -229,14 +233,14 @@ def _limit(judge: Judge, policy: Policy, servers: int, name: str) -> str:
     return "brakes" if known is None else judge.misses(known) or "brakes"
 
 
-def _check_keeps_up(judge: Judge, today: int) -> None:
+def _check_keeps_up(judge: Judge) -> None:
     """Refuses a load that the servers cannot answer, capped or not: no number of servers would do."""
     totals = np.sum([each.totals for each in judge.uncapped()], axis=0)
     left = float(totals[TOKENS_LEFT] / max(totals[TOKENS_IN], 1.0))
     if left > MOST_UNANSWERED:
         raise InputError(
-            f"servers: today's {today} do not keep up with their load: without any caps {left:.1%} of a day's tokens "
-            "are left at its end",
+            f"servers: today's {judge.request.today} do not keep up with their load: without any caps {left:.1%} of a "
+            "day's tokens are left at its end",
             "correct today, the plans or the trace",
         )
 
@@ -249,12 +253,12 @@ def _check_today(request: PowerRequest, row: RowModel) -> None:
     if isinstance(load, RecordedLoad):
         day, seconds = load.as_recorded(request.seed), int(np.ceil(load.span_s)) + 1
     else:
-        day, seconds = whole_day(load, request.today, request.seed, 0), 86_400
-    watts = simulate(row, policy, request.today, row.requests(day), chance_of(request.seed, 0), seconds).watts
+        day, seconds = whole_day(load, row.today, request.seed, 0), 86_400
+    watts = simulate(row, policy, row.today, row.requests(day), chance_of(request.seed, 0), seconds).watts
     above = float(np.mean(watts > row.budget_watts))
     if above > 0.001:
         raise InputError(
-            f"servers: today's {request.today} draw more than the {row.budget_watts:,.0f} W of {request.supply.name} "
-            f"in {above:.1%} of the time, {watts.max():,.0f} W at most",
+            f"servers: today's {request.today} draw more than the {request.supply.budget_watts:,.0f} W of "
+            f"{request.supply.name} in {above:.1%} of the time, {watts.max() * row.block:,.0f} W at most",
             "correct today, the trace or budget_watts; a row above its budget holds fewer servers, not more",
         )

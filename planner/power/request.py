@@ -69,7 +69,9 @@ class RowServers(Document):
     plan: Annotated[
         Plan | None,
         plan_or_none("request: plan"),
-        Field(description="what runs on one server, as `plan` made it; null: the measured phases that ship"),
+        Field(
+            description="what runs on one server, as `plan` or `plan fleet` made it; null: measured phases that ship"
+        ),
     ] = None
 
 

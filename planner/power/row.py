@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from costmodels.power.board import idle_loaded_watts
+from planner.power.large import smaller
 from planner.power.policy import POLCA_HIGHEST, POLCA_HP, POLCA_LP, Policy, polca, static, threshold
 from planner.power.reference import Met, reference_load
 from planner.power.request import PowerRequest, SupplyNode, curve_of, leaves
@@ -35,11 +36,14 @@ def row_of(
             f"telemetry: period_s: {period:g} is not a whole number of seconds, in which a row is simulated",
             f"write {int(period)} or {int(period) + 1}",
         )
-    row, today = row_without_load(request, catalogue, measured), request.today
+    asked, block = smaller(request)
+    row = replace(row_without_load(asked, catalogue, measured), block=block)
+    today = row.today
     idle = float(row.servers(today).base_watts.sum()) + row.other_watts
     if idle > row.budget_watts:
         raise InputError(
-            f"servers: today's {today} draw {idle:,.0f} W without any work, more than the {row.budget_watts:,.0f} W of "
+            f"servers: today's {request.today} draw {idle * block:,.0f} W without any work, more than the "
+            f"{request.supply.budget_watts:,.0f} W of "
             f"{request.supply.name}",
             "correct today, other_watts or budget_watts",
         )
@@ -48,13 +52,13 @@ def row_of(
         peak = reference_facts()["facts"]["peak"]
         if idle >= peak * row.budget_watts:
             raise InputError(
-                f"servers: today's {today} draw {idle:,.0f} W without any work, and reference traffic peaks at "
-                f"{peak:.0%} of the {row.budget_watts:,.0f} W of {request.supply.name}",
+                f"servers: today's {request.today} draw {idle * block:,.0f} W without any work, and reference traffic "
+                f"peaks at {peak:.0%} of the {request.supply.budget_watts:,.0f} W of {request.supply.name}",
                 "correct today, other_watts or budget_watts, or give the row's own --trace",
             )
         load, met = reference_load(row, today)
         return row.under(load), met
-    return row.under(_recorded(request)), None
+    return row.under(_recorded(request, row)), None
 
 
 def row_without_load(
@@ -130,10 +134,11 @@ def _kind(request: PowerRequest, index: int, catalogue: Catalogue, measured: Seq
     return planned_kind(asked, gpu, measured)
 
 
-def _recorded(request: PowerRequest) -> RecordedLoad:
+def _recorded(request: PowerRequest, row: RowModel) -> RecordedLoad:
     trace = request.trace
     assert not isinstance(trace, str)
-    load = RecordedLoad(np.array(trace.arrival_s), np.array(trace.isl), np.array(trace.osl), request.today)
+    columns = np.array(trace.arrival_s), np.array(trace.isl), np.array(trace.osl)
+    load = RecordedLoad(*columns, request.today)
     if load.span_s < BLOCK_S:
         raise InputError(
             f"trace: its {load.span_s:,.0f} s are too short: days are drawn from it in blocks of {BLOCK_S} s",
@@ -148,6 +153,11 @@ def _recorded(request: PowerRequest) -> RecordedLoad:
                 f"{each.percentile:g}",
                 f"{needed:,.0f} are needed; record longer, or limit a lower percentile",
             )
+    if row.block > 1:  # those of the servers that are simulated
+        mine = np.random.default_rng((request.seed, 11)).uniform(size=len(load.isl)) * row.block < 1
+        mine[-1] = True  # the span is the trace's
+        arrival_s, isl, osl = (each[mine] for each in columns)
+        return RecordedLoad(arrival_s, isl, osl, row.today, all_bursts=load.bursts)
     return load
 
 

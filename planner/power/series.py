@@ -121,18 +121,19 @@ def timeline(
     request, row = (made.request, made.row) if isinstance(made, Solved) else made
     load = row.load
     assert load is not None
-    n = request.today if servers is None else servers
+    n = row.today if servers is None else servers
     policy = replace(today_caps(request, row), brakes=False) if policy is None else policy
     if isinstance(load, RecordedLoad):
         seconds = int(np.ceil(load.span_s)) + 1
-        if n <= request.today:
+        if n <= row.today:
             day = load.as_recorded(request.seed)
         else:
             seconds = min(max(seconds, 3600), DAY_S)
             day = whole_day(load, n, request.seed, 0)
-        return simulate(row, policy, n, row.requests(day), chance_of(request.seed, 0), seconds).watts[:seconds]
+        one = simulate(row, policy, n, row.requests(day), chance_of(request.seed, 0), seconds)
+        return np.asarray(one.watts[:seconds] * row.block)
     assert isinstance(load, ReferenceLoad)
-    _, met = reference_load(row, request.today)
+    _, met = reference_load(row, row.today)
     day = whole_day(load, n, REFERENCE_SEED, met.day)
     # The day before ends as this one begins: engines are as full as they would be.
     first = day.second < WARM_S
@@ -141,4 +142,5 @@ def timeline(
         *(np.concatenate([each[first], each]) for each in (day.server, day.isl, day.osl, day.count)),
     )
     chance = chance_of(REFERENCE_SEED, met.day)
-    return simulate(row, policy, n, row.requests(warm), chance, DAY_S + WARM_S).watts[WARM_S:]
+    one = simulate(row, policy, n, row.requests(warm), chance, DAY_S + WARM_S)
+    return np.asarray(one.watts[WARM_S:] * row.block)

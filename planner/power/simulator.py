@@ -124,9 +124,19 @@ class RowModel:
     other_watts: float = 0.0
     other_dip: float = 0.0
     other_dip_s: float = 0.0
+    block: float = 1.0  # servers that each stands for, of a large row
+
+    @property
+    def today(self) -> int:
+        """Servers of today that are simulated."""
+        return int(self.mix.sum())
+
+    def told(self, n: int) -> int:
+        """How many servers ``n`` of those that are simulated stand for."""
+        return int(n * self.block + 1e-6)
 
     @cached_property
-    def _known(self) -> dict[tuple[Any, ...], Any]:
+    def _known(self) -> dict[Any, Any]:
         """What is the same in every replicate."""
         return {}
 
@@ -166,7 +176,7 @@ class RowModel:
         return out
 
     def _servers(self, n: int) -> Servers:
-        leaf, kind, group = _spread([self.tree.places, self.mix, self.group_shares], n)
+        leaf, kind, group = self._spread(n)
         apart = np.array([each.apart for each in self.kinds])[kind]
         return Servers(
             kind=kind,
@@ -177,6 +187,14 @@ class RowModel:
             engines=np.array([each.engines for each in self.kinds], np.float64)[kind],
             most_sequences=np.array([each.most_sequences for each in self.kinds], np.float64)[kind],
         )
+
+    def _spread(self, n: int) -> Ints:
+        """[leaf, kind and group; n], the beginning of the longest that was asked for."""
+        found: Ints | None = self._known.get("spread")
+        if found is None or found.shape[1] < n:
+            many = max(n, 2 * self.today)
+            found = self._known["spread"] = _spread([self.tree.places, self.mix, self.group_shares], many)
+        return found[:, :n]
 
     def requests(self, day: DayOfRequests) -> Requests:
         """A day's requests as the kernel takes them."""

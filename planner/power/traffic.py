@@ -140,7 +140,8 @@ def _sizes(tail: Tail, u: Floats) -> Floats:
 @dataclass(frozen=True)
 class RecordedLoad:
     """A trace: the load of ``today`` servers. Servers beyond them get copies of it, shifted by a few minutes.
-    ``weights``: of each server, what it gets ÷ the mean (empty: all alike)."""
+    ``weights``: of each server, what it gets ÷ the mean (empty: all alike). ``all_bursts``: of the whole trace, where
+    these are a part of its requests."""
 
     arrival_s: Floats
     isl: Ints
@@ -148,6 +149,7 @@ class RecordedLoad:
     today: int
     name: str = "trace"
     weights: tuple[float, ...] = ()
+    all_bursts: Bursts | None = None
 
     @property
     def mean_lengths(self) -> tuple[float, float]:
@@ -168,6 +170,8 @@ class RecordedLoad:
     def bursts(self) -> Bursts:
         """Beyond the trace's own: of its rate over 40 s against that over ten minutes, the mean of what exceeds the
         99th percentile."""
+        if self.all_bursts is not None:
+            return self.all_bursts
         facts = Bursts(**reference_facts()["bursts"])
         seconds = max(int(np.ceil(self.span_s)), 1)
         if seconds < 2 * BLOCK_S:

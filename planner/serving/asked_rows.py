@@ -16,7 +16,7 @@ from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
 from planner.contract.engine import Layout
-from planner.contract.words import attention_is_data_parallel, folded
+from planner.contract.words import folded
 from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import DATA_SET, WORKLOAD_HELP, Workload, workload_of
@@ -27,7 +27,7 @@ from planner.serving.dates import day_or_as_it_is
 from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.harness_words import ENGINES_APART, THOUSANDS, WAY_APART, in_our_terms
 from planner.serving.images import counted, prompt_images
-from planner.serving.layouts import completed, degrees_of
+from planner.serving.layouts import completed, degrees_of, with_replicas
 from planner.serving.wide_experts import ROLES, EngineMachines, WideAsked, kin_told, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric
@@ -153,7 +153,7 @@ def asked_row(
     record = in_our_terms(with_release(record, notes), notes)
     framework = find_framework(release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
-    record = framework.with_switches(_of_its_role(record))
+    record = with_replicas(framework.with_switches(_of_its_role(record)), framework, notes)
     head = record.get("draft_model", "")
     named = f"{record['model']}{BESIDE}{head}" if head else record["model"]
     model = find_model(record["model"], head)
@@ -391,8 +391,6 @@ def _layout(record: Mapping[str, str], model: Architecture, notes: list[str]) ->
         name: _count(name, text) if (text := record.get(name, "")) not in unused or (text and name == "tp") else None
         for name in (*DEGREES, "num_gpus")
     }
-    if attention_is_data_parallel(record) and given["dp"] is None:
-        given |= {"tp": 1, "dp": given["tp"]}
     gpus = given["num_gpus"]
     if gpus is None and not any(given[name] for name in DEGREES):
         notes.append("tp, num_gpus: nothing says how many GPUs the engine has, one is taken")

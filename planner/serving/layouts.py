@@ -24,10 +24,12 @@ from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.clusters import Pool
 from planner.contract.engine import Layout
+from planner.contract.words import attention_is_data_parallel, folded
 from planner.launchers import cannot_express
 from planner.serving.request import PlanRequest
 from planner.serving.wide_experts import CHOSEN_FIELDS, WideAsked
 from profiles.errors import InputError
+from profiles.values import number
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,27 @@ def completed(model: Architecture, given: Mapping[str, int | None]) -> Layout:
             f"ep, moe_tp: {ep} × {moe_tp} is not tp × dp = {group}", "correct one of them, or leave one blank"
         )
     return Layout(tp=tp, pp=pp, dp=dp, ep=ep, moe_tp=moe_tp)
+
+
+def with_replicas(record: Mapping[str, str], framework: Framework, notes: list[str]) -> dict[str, str]:
+    """``record`` of a row that says by a switch that attention is data parallel, with what its ``tp`` means then: of
+    frameworks in whose words it counts the whole group, that divided by ``dp``; without ``dp``, all are replicas, but
+    of SGLang, which has one where nobody says how many. Adds to ``notes`` what was divided.
+    """
+    out = dict(record)
+    tp, dp, gpus = (number(out.get(name, "")) for name in ("tp", "dp", "num_gpus"))
+    if not tp or not attention_is_data_parallel(out):
+        return out
+    if not dp and _OWN_REPLICAS not in map(folded, out):
+        return out | {"tp": "1", "dp": f"{tp:g}"}
+    if not dp or dp == 1 or tp % dp or gpus == tp * dp or not framework.parallelism.group_holds_replicas:
+        return out
+    notes.append(f"tp: {tp:g} GPUs in all hold the {dp:g} attention replicas, {tp / dp:g} each")
+    return out | {"tp": f"{tp / dp:g}"}
+
+
+_OWN_REPLICAS = "enable_dp_attention"
+"""SGLang's word, which has no effect without ``dp_size``."""
 
 
 def _degrees(limit: int) -> list[int]:

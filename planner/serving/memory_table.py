@@ -12,6 +12,7 @@ from planner.serving.asked_rows import FRAMEWORK, plain_number
 from planner.serving.configuration import MemoryRequest
 from planner.serving.containers import CONTAINER, with_container, with_framework_told
 from planner.serving.gpu_words import gpu_named, with_count
+from planner.serving.layouts import with_replicas
 from planner.serving.memory import memory
 from planner.serving.memory_document import GpuMemory, Largest, parse_memory_request
 from planner.serving.same_columns import agreed, columns_read
@@ -70,7 +71,7 @@ def _row(
         if told["gpu"]:
             called = gpu_named(told["gpu"], catalogue)
             told = {**with_count(told, called, notes), "gpu": called.gpu.name}
-        found = memory(parse_memory_request(_fields(told)), catalogue)
+        found = memory(parse_memory_request(_fields(told, notes)), catalogue)
     except ShardwrightError as error:
         return {**out, "error": error.line}
     values = {**found.memory.model_dump(), **found.largest.model_dump()}
@@ -84,12 +85,13 @@ def _row(
     }
 
 
-def _fields(record: Mapping[str, str]) -> dict[str, Any]:
-    """The request's fields of a row's cells."""
+def _fields(record: Mapping[str, str], notes: list[str]) -> dict[str, Any]:
+    """The request's fields of a row's cells; adds to ``notes``."""
     from costmodels.serving.frameworks.framework import find_framework
 
     framework = find_framework(release_asked(record))
     record = framework.in_our_words({name: text for name, text in record.items() if text})
+    record = with_replicas(record, framework, notes)
     fields: dict[str, Any] = {}
     for name, info in MemoryRequest.model_fields.items():
         if (text := record.get(name, "")) and name != "workload":

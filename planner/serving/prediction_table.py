@@ -159,6 +159,24 @@ def predict(
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out).rename(columns=columns)], axis=1)
 
 
+def column_meant(name: str, table: pd.DataFrame, where: str) -> str:
+    """The column of ``table`` that is called ``name``, or that is read as what we call so (``framework``: its
+    ``backend``).
+
+    Raises:
+        InputError: there is none; ``where`` it was asked for.
+    """
+    if name in table.columns:
+        return name
+    meant, _ = columns_read(table, (*REQUIRED, *OPTIONAL))
+    for column, ours in meant.items():
+        if ours == name:
+            return column
+    raise InputError(
+        f"{where}: there is no column {name}", f"name some of {', '.join(map(str, table.columns[:12]))}, commas between"
+    )
+
+
 SAY_NOTHING = ("exchange", "overlap", "moe_a2a_backend", "all2all_backend")
 """Columns in which ``none`` is a word."""
 

@@ -112,7 +112,6 @@ class LeftOut:
     operation: str
     query: str
     why: str
-    trial: str = ""  # by which name they are kept, to try what comes of it
 
 
 LEFT_OUT = (
@@ -139,15 +138,6 @@ LEFT_OUT = (
         "framework == 'sglang' and framework_version == '0.5.10' and moe_ep > 1",
         "the kernel does not skip what is not local: DeepSeek's layer at 16384 tokens over 32 H100 takes 5.75 ms, in "
         "its table of wide expert parallelism 0.9-1.3 ms, and 0.74 ms under TensorRT-LLM (H200)",
-    ),
-    LeftOut(
-        "moe",
-        "framework in ('vllm', 'sglang') and moe_ep > 1",
-        "they skip what is not local (a GPU of eight takes 0.13-0.27 of one that has all experts), but engines are not "
-        "predicted better by them: with all constants fitted anew, models, GPU types and releases held out are as far "
-        "off (costmodels/evidence/shared_out.json), and 2 MB more would ship; FlashInfer's stand under its name "
-        "(LIBRARIES)",
-        trial="shared_out",
     ),
     LeftOut(
         "moe",
@@ -323,10 +313,10 @@ def of_libraries(operation: str, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows, rows.query(query).assign(framework=name)], ignore_index=True)
 
 
-def plausible(operation: str, rows: pd.DataFrame, trial: str = "") -> pd.DataFrame:
-    """``rows`` without those in :data:`LEFT_OUT`, but for those of a ``trial``."""
+def plausible(operation: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` without those in :data:`LEFT_OUT`."""
     for out in LEFT_OUT:
-        if out.operation == operation and not (trial and out.trial == trial):
+        if out.operation == operation:
             rows = rows.query(f"not ({out.query})")
     return rows
 
@@ -348,7 +338,7 @@ def round_latency(latency_us: pd.Series) -> pd.Series:
     return rounded
 
 
-def build(source: Path | None, out: Path, *, all_points: bool = False, trial: str = "") -> ProfileStore:
+def build(source: Path | None, out: Path, *, all_points: bool = False) -> ProfileStore:
     """Writes the pack and its NOTICE to ``out`` and returns it.
 
     A pack that is there is replaced once the new one is whole.
@@ -360,16 +350,16 @@ def build(source: Path | None, out: Path, *, all_points: bool = False, trial: st
     if out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise InputError(f"--out: {out} holds other things than a pack", "choose a new or empty folder")
     with whole_folder(out, replaces=True) as made:
-        _fill(source, made, all_points, trial)
+        _fill(source, made, all_points)
         (made / "NOTICE").write_text(NOTICE, encoding="utf-8")
     return ProfileStore(out)
 
 
-def _fill(source: Path | None, out: Path, all_points: bool, trial: str) -> None:
+def _fill(source: Path | None, out: Path, all_points: bool) -> None:
     store = ProfileStore.create(out, name=NAME, version=VERSION, attribution=ATTRIBUTION)
     parts: dict[str, list[pd.DataFrame]] = {}
     for operation, rows in aiconfigurator.read(source, {"gpu": ",".join(GPUS)}):
-        rows = plausible(operation, of_libraries(operation, rows), trial)
+        rows = plausible(operation, of_libraries(operation, rows))
         kept = rows if all_points else thin(operation, rows)
         parts.setdefault(operation, []).append(kept.assign(latency_us=round_latency(kept["latency_us"])))
     for operation, tables in parts.items():
@@ -383,11 +373,8 @@ def main() -> None:
     parser.add_argument("--from", dest="source", type=Path, help="unpacked wheel (default: as installed)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / NAME)
     parser.add_argument("--all-points", action="store_true", help="do not thin the grids")
-    parser.add_argument(
-        "--trial", default="", help="keep the rows of that name, else left out (shared_out: of experts)"
-    )
     arguments = parser.parse_args()
-    store = build(arguments.source, arguments.out, all_points=arguments.all_points, trial=arguments.trial)
+    store = build(arguments.source, arguments.out, all_points=arguments.all_points)
     for operation in store.operations():
         size = (store.path / f"{operation}.parquet").stat().st_size
         print(f"{operation:18} {len(store.query(operation, columns=['gpu'])):>9,} rows {size / 1e6:6.2f} MB")

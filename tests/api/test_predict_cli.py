@@ -129,6 +129,15 @@ def test_measured_columns_are_scored(run: Runner, tmp_path: Path) -> None:
     assert "no column nothing" in complaint(run("predict", str(path), "--measured", "--by", "nothing"))[0]
 
 
+def test_scores_are_cut_by_what_a_column_is_read_as(run: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("model,device,backend,tp_size,isl,osl,concurrency,ttft_ms_p99\ngood,H200,vllm,2,1000,100,8,1000\n")
+    document = json.loads(run("predict", str(path), "--measured", "--by", "framework,gpu", "--json", "--quiet").out)
+    assert [(each["by"], each["group"]) for each in document["scores"]["scores"]] == [
+        *(("all", "all"), ("backend", "vllm"), ("device", "H200"))
+    ]
+
+
 def test_files_that_cannot_be_read_are_named(run: Runner, tmp_path: Path) -> None:
     empty = tmp_path / "empty.csv"
     empty.touch()

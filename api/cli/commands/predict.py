@@ -275,12 +275,11 @@ def _score(
     from api.cli.views.scores import show, show_suspects
     from planner.serving.measured.columns import measured_columns
     from planner.serving.measured.scores import scores_of
+    from planner.serving.prediction_table import column_meant
     from planner.serving.predictions import document_of
 
     truth = measured_columns(table)
-    columns = [name.strip() for name in by.split(",") if name.strip()]
-    if missing := [name for name in columns if name not in table.columns]:
-        raise InputError(f"--by: there is no column {missing[0]}", f"name columns of {configs}, with commas between")
+    columns = [column_meant(name.strip(), table, "--by") for name in by.split(",") if name.strip()]
     answer = _predicted(table, measured, quiet, folder=configs.parent, beside_measured=True, **more)
     scores = scores_of(answer, truth, columns)
     if output is not None:
@@ -375,7 +374,8 @@ def read_configurations(path: Path) -> pd.DataFrame:
         if "schema_version" in table.columns:
             raise InputError("--measured: has no effect beside a document", "name a CSV with a measured column")
         return table
-    return read_lines(source) if kind == ".jsonl" else metrics_in_one_row(read_table(source, skipinitialspace=True))
+    table = read_lines(source, plain_results) if kind == ".jsonl" else read_table(source, skipinitialspace=True)
+    return metrics_in_one_row(table)
 
 
 def _with_columns(table: pd.DataFrame, asked: Asked, where: Path) -> pd.DataFrame:

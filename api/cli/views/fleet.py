@@ -114,8 +114,7 @@ def _asked(plan: Plan, console: Console) -> None:
     for name in ("engines", "nodes", "spot_pools", "zones"):
         if count := getattr(asked, name):
             what = name.replace("_", " ")
-            fits = "" if name != "nodes" else f" (whatever fits on {'them' if count > 1 else 'it'})"
-            said.append(f"the loss of any {f'{count} {what}' if count > 1 else what.removesuffix('s')}{fits}")
+            said.append(f"the loss of any {f'{count} {what}' if count > 1 else what.removesuffix('s')}")
     if said:
         share = "" if asked.share == 1 else f", with {percent(asked.share)} of the load"
         rows.append(("survives", " or ".join(said) + share))

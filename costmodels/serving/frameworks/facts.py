@@ -75,6 +75,7 @@ class Parallelism(Facts):
         tensor_and_data_parallel_attention: whether attention replicas may have several GPUs each.
         scatters_attention_replicas: whether the attention replicas of a stage lie pipeline stages apart, so that they
             are on more nodes than they fill.
+        group_holds_replicas: whether its own words for tensor parallelism count all GPUs of the attention replicas.
         exchanges: by our name (``costmodels/operations/exchanges.yaml``), how tokens may reach their experts other than
             that all ranks gather them all; each needs the experts shared out over the whole group, as all of them do.
         unpriced: exchanges that it has and that are refused, by its own word: why.
@@ -90,6 +91,7 @@ class Parallelism(Facts):
     expert_splits: Literal["all_or_nothing", "any"]
     tensor_and_data_parallel_attention: bool
     scatters_attention_replicas: bool
+    group_holds_replicas: bool = False
     exchanges: dict[str, ExchangeWay] = {}
     unpriced: dict[str, str] = {}
     overlaps: tuple[str, ...] = ()

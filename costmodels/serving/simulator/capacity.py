@@ -63,7 +63,7 @@ STEEPNESS = 1.25
 MOST_BACK = 0.2
 """Logarithm of the rate, at most so far below one that fails."""
 
-MODES = 1.5
+MODES = 1.2
 """A percentile lies between two modes where by the error of its share it may be so many times as long, or as short: by
 which of them is told is a matter of luck, ..."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, RowPower, SupplyBound, SurviveAsked
 from planner.serving.fleets.current import last_step
 from planner.serving.fleets.decision import Answered, Fleet, solved
+from planner.serving.fleets.losing import where_they_stand
 from planner.serving.fleets.money import usd_per_hour
 from planner.serving.fleets.ways_out import OF_TIME
 from planner.solving.mix.carrying import ENOUGH, Carrying
@@ -58,11 +59,12 @@ class Comparisons:
     points: int = 0
     points_within: int = 0
     untold: tuple[str, ...] = ()  # what no time was left to tell
+    stand: tuple[str, ...] = ()  # where engines do, if nodes may be lost
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is said of these comparisons beside them."""
-        return (NOT_TOLD.format(what="; ".join(self.untold)),) if self.untold else ()
+        return (*self.stand, *([NOT_TOLD.format(what="; ".join(self.untold))] if self.untold else []))
 
 
 def engine_words() -> str:
@@ -90,6 +92,7 @@ def compare(
         binding=binding,
         engine=engine_words(),
         untold=tuple(untold),
+        stand=where_they_stand(found),
     )
 
 

@@ -33,7 +33,7 @@ from planner.serving.fleets.groups import (
 )
 from planner.serving.fleets.nearest import Unserved, most_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, nodes_of
-from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
+from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, places_of, reserved_usd_per_hour, rows_of
 from planner.serving.fleets.variants import Chosen, Variant, priced, shunned
 from planner.serving.fleets.ways_out import OF_TIME, not_mended, why_not
 from planner.solving.mix.clock import Deadline
@@ -198,6 +198,7 @@ def question_of(
         budget=request.budget_usd_per_hour if request.objective == "cost" else None,
         fixed_cost=fixed,
         shunned=shunned(fleet.offers, chosen.variants, chosen.usd_per_hour),
+        places=places_of(fleet.offers, offer),
     )
     return question, tuple(groups), tuple(lost.values())
 

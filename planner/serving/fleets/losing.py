@@ -14,7 +14,7 @@ from planner.serving.fleets.confirming import Confirming, Key, Loaded, joined
 from planner.serving.fleets.decision import Answered
 from planner.serving.fleets.tails import used_of
 from planner.solving.mix.carrying import ENOUGH, Carrying
-from planner.solving.mix.question import Loss, losses, remaining
+from planner.solving.mix.losses import Loss, losses, nodes_of_supply, on_nodes, remaining
 from planner.solving.solvers import Floats
 
 MOST_LOSSES = 500
@@ -192,6 +192,28 @@ def rerouted(found: Answered, t: int) -> Iterator[tuple[dict[int, int], Floats]]
         theta, after, _ = programme.solve(remaining(counts, loss))
         if theta > 0:
             yield {v: min(count, int(counts[v])) for v, count in loss if counts[v]}, after
+
+
+def where_they_stand(found: Answered) -> tuple[str, ...]:
+    """The nodes that engines are taken to stand on at the busiest step, supply by supply, where nodes may be lost."""
+    question, engines = found.question, found.answer.engines
+    if not question.survive.nodes or engines is None or question.places is None:
+        return ()
+    said, t = [], _busiest(found)
+    for supply, held in on_nodes(question, engines[t]).items():
+        v = int(np.flatnonzero(question.places.supply == supply)[0])
+        name, node = found.fleet.offers[supply].name, int(question.kinds.node[v])
+        most = max(sum(count for _, count in pack) for pack in held)
+        nodes = nodes_of_supply(question, v)
+        if question.places.bought[v]:
+            here = np.where(question.places.supply == supply, engines[t], 0)
+            nodes = float(np.ceil(float(question.kinds.gpus @ here) / node))
+        if np.isfinite(nodes):
+            on = f"are spread over its {nodes:.0f} nodes of {node} GPUs, at most {most} on one"
+        else:
+            on = "stand each on a node of its own; say `gpus` or `instance` of the pool where they share nodes"
+        said.append(f"survive nodes: engines on {name} {on}")
+    return tuple(said)
 
 
 def _words(found: Answered, loss: Loss, engines: np.ndarray) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from planner.contract.clusters import SuppliedCluster, SuppliedPool
 from planner.contract.fleet import PowerRow, Supply
-from planner.solving.mix.question import Block
+from planner.solving.mix.question import Block, Places
 from profiles.errors import InputError
 
 QUOTA, ROW = "quota of ", "row "
@@ -113,6 +113,15 @@ def blocks_of(offers: Sequence[Offer], offer: Ints, gpus: Ints, objective: str) 
         if pool.quota_gpus is not None and len(mine):
             blocks.append(Block(f"{QUOTA}{pool.name}", mine, gpus[mine].astype(np.float64), float(pool.quota_gpus)))
     return blocks
+
+
+def places_of(offers: Sequence[Offer], offer: Ints) -> Places:
+    """The nodes that kinds of engine stand on, ``offer`` (n,) that each is of."""
+    most = np.array([np.inf if each.limit is None else float(each.limit) for each in offers])
+    whole = [
+        each.pool.instance is not None and each.supply == "on_demand" and each.pool.gpus_per_node > 1 for each in offers
+    ]
+    return Places(offer, most[offer], np.array(whole, np.bool_)[offer])
 
 
 def _taken(gpus: Ints, per_node: int) -> Floats:

@@ -1,7 +1,8 @@
 """Results that load generators write as one JSON document or as a table of metrics, as rows of runs.
 
 InferenceX's interface (an object ``metrics`` in each), AIPerf and GenAI-Perf (``input_config`` beside an object of
-statistics for each metric; as CSV ``Metric,avg,p50,…``), GuideLLM (a list ``benchmarks``).
+statistics for each metric; as CSV ``Metric,avg,p50,…``), GuideLLM (a list ``benchmarks``), trtllm-bench (its
+``--report_json``: ``world_info`` and ``request_info``), and what an SGLang server says of itself (``server_info``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,51 @@ _OF_GUIDELLM = {
 """GuideLLM's metric → what it is called here. Its time per output token has the first one in it, and its inter-token
 latency is a request's mean between tokens."""
 
+_OF_SERVER = (
+    *("version", "tp_size", "pp_size", "dp_size", "ep_size", "enable_dp_attention", "quantization", "kv_cache_dtype"),
+    *("mem_fraction_static", "max_running_requests", "chunked_prefill_size", "context_length"),
+)
+"""Of an SGLang server's own words those that say how it was started."""
+
+_OF_ALL_REPLICAS = ("max_running_requests", "chunked_prefill_size")
+"""Of these those of which it does not say whether one replica is meant or all."""
+
+_OF_TRTLLM = {
+    "engine": {
+        "model": "model",
+        "version": "version",
+        "quantization": "quantization",
+        "kv_cache_dtype": "kv_precision",
+    },
+    "world_info": {
+        **{name: name for name in ("tp_size", "pp_size", "ep_size", "max_batch_size", "max_num_tokens")},
+        "world_size": "num_gpus",
+        "kv_cache_percentage": "kv_cache_free_gpu_memory_fraction",
+    },
+    "request_info": {
+        "num_requests": "requests",
+        "avg_num_concurrent_requests": "concurrency",
+        "avg_input_length": "isl",
+        "avg_output_length": "osl",
+    },
+    "performance": {
+        "avg_request_latency_ms": "e2e_ms_mean",
+        "output_throughput_per_gpu_tok_s": "output_tokens_per_s_per_gpu",
+    },
+    "streaming_metrics": {"avg_ttft_ms": "ttft_ms_mean", "avg_tpot_ms": "tpot_ms_mean"},
+    "decoding_stats": {"mode": "spec"},
+}
+"""Part and name in trtllm-bench's report → what it is called here (tensorrt_llm/bench/dataclasses/reporting.py)."""
+
+_OF_TRTLLM_PERCENTILES = {
+    ("performance", "request_latency_percentiles_ms"): "e2e_ms",
+    ("streaming_metrics", "ttft_percentiles"): "ttft_ms",
+    ("streaming_metrics", "tpot_percentiles"): "tpot_ms",
+}
+
+_ALL_AT_ONCE = 0.3
+"""Share of a run's requests that are there in the mean, from which on all were sent at once: they leave one by one."""
+
 _MEANS = {"prompt_token_count": "isl", "output_token_count": "osl"}
 
 
@@ -41,13 +87,45 @@ def plain_results(document: Any) -> Any:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(row.get("world_info"), Mapping) and isinstance(row.get("request_info"), Mapping):
+        return _of_trtllm_bench(row)
     out = dict(row)
+    if isinstance(server := out.pop("server_info", None), Mapping):
+        out = {**_started(server), **out}
     metrics = out.get("metrics")
     if isinstance(metrics, Mapping):
         out = {**metrics, **{name: value for name, value in out.items() if name != "metrics"}}
     if isinstance(config := out.get("input_config"), Mapping):
         out.pop("schema_version", None)  # of the client's document
         out = {**_asked(config), **out}
+    return out
+
+
+def _started(server: Mapping[str, Any]) -> dict[str, Any]:
+    """How an SGLang server says that it was started."""
+    several = (server.get("dp_size") or 1) != 1
+    out = {name: server[name] for name in _OF_SERVER if server.get(name) not in (None, "", "auto")}
+    out = {name: value for name, value in out.items() if not (several and name in _OF_ALL_REPLICAS)}
+    model = server.get("model_path")
+    return {"framework": "sglang", **({"model": model} if isinstance(model, str) else {}), **out}
+
+
+def _of_trtllm_bench(report: Mapping[str, Any]) -> dict[str, Any]:
+    """trtllm-bench's report. It says how many requests were there in the mean: of as many as all sent at once leave
+    there, or of so many users."""
+    out: dict[str, Any] = {"framework": "trtllm"}
+    for part, names in _OF_TRTLLM.items():
+        told = report.get(part)
+        out |= {ours: told.get(name) for name, ours in names.items()} if isinstance(told, Mapping) else {}
+    for (part, name), ours in _OF_TRTLLM_PERCENTILES.items():
+        told = report.get(part)
+        ends = told.get(name) if isinstance(told, Mapping) else None
+        out |= {f"{ours}_{p}": ends.get(p) for p in ("p50", "p99")} if isinstance(ends, Mapping) else {}
+    sent, users = out.get("requests"), out.get("concurrency")
+    if isinstance(sent, int | float) and isinstance(users, int | float) and users > _ALL_AT_ONCE * sent:
+        out |= {"concurrency": None, "rate": "inf"}
+    if out.get("isl"):
+        out |= {name: round(out[name]) for name in ("isl", "osl") if isinstance(out.get(name), float)}
     return out
 
 

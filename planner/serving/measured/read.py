@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.names import framework_names
-from planner.contract.words import columns_of, folded, words
+from planner.contract.words import DP_ATTENTION, columns_of, folded, words
 from planner.serving import asked_rows, campaigns, containers, data_set_words, harness_words, silicon_samples
 from planner.serving.measured.columns import holds_measured
 from planner.serving.prediction_table import ADDED, OPTIONAL, PREDICTED_SUFFIX, REQUIRED
@@ -22,7 +22,7 @@ BESIDE = frozenset(
             *campaigns.WHO,
             *asked_rows.APART,
             silicon_samples.DESCRIBED,
-            "dp_attention",
+            *DP_ATTENTION,
         ),
     )
 )

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from planner.solving.mix.clock import Deadline
+from planner.solving.mix.losses import ALL, losses, remaining
 from planner.solving.mix.master import affordable, fits
 from planner.solving.mix.mending import Searched
-from planner.solving.mix.question import ALL, MixQuestion, losses, remaining
+from planner.solving.mix.question import MixQuestion
 from planner.solving.solvers import Bools, Floats, Ints
 
 MOST_CANDIDATES = 400

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from planner.solving.mix.question import Block, Kinds, MixQuestion
+from planner.solving.mix.question import Block, Kinds, MixQuestion, Places
 from planner.solving.solvers import Bools, Floats, Ints
 
 MOST_FOR_ONE = 64
@@ -76,6 +76,7 @@ def _of(question: MixQuestion, kept: Ints, place: dict[int, int]) -> MixQuestion
     def some(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else values[kept]
 
+    where = question.places
     return replace(
         question,
         kinds=Kinds(*(getattr(question.kinds, field.name)[kept] for field in fields(Kinds))),
@@ -84,6 +85,7 @@ def _of(question: MixQuestion, kept: Ints, place: dict[int, int]) -> MixQuestion
         before=some(question.before),
         paid=some(question.paid),
         shunned=some(question.shunned),
+        places=None if where is None else Places(where.supply[kept], where.gpus[kept], where.bought[kept]),
     )
 
 
@@ -136,10 +138,10 @@ def _no_more_lost(question: MixQuestion, v: int, many: Floats) -> Bools:
     good = np.ones(len(kinds), np.bool_)
     if question.most_changes is not None:
         good &= many == 1
-    if ask.nodes:  # a node holds as many of them
-        good &= (
-            (many == 1) & (kinds.pool == kinds.pool[v]) & (kinds.gpus == kinds.gpus[v]) & (kinds.node == kinds.node[v])
-        )
+    if ask.nodes:  # it stands where the other stood
+        good &= (many == 1) & (kinds.gpus == kinds.gpus[v]) & (kinds.node == kinds.node[v])
+        if question.places is not None:
+            good &= question.places.supply == question.places.supply[v]
     if ask.spot_pools:
         good &= (kinds.spot == 0) | ((kinds.spot[v] > 0) & (kinds.pool == kinds.pool[v]))
     if ask.zones:

@@ -1,8 +1,9 @@
 """The programme over counts alone: how many engines of each kind run in each step.
 
-Columns: y_vt engines, u_vt that start for step t, z_vt^j whether there is a j-th (what a loss can take), m_bt
-instances. What the fleet has to carry enters as cuts Σ π·y ≥ :func:`planner.solving.mix.question.required`; of a loss,
-with what it takes subtracted. Everything else is as supplies and time want it:
+Columns: y_vt engines, u_vt that start for step t, z_vt^j whether there is a j-th (what a loss can take), d_vt that
+stand on the nodes that may be lost (those with most), m_bt instances. What the fleet has to carry enters as cuts
+Σ π·y ≥ :func:`planner.solving.mix.question.required`; of a loss, with what it takes subtracted. Everything else is as
+supplies and time want it:
 
 * Σ each·y ≤ most, or Σ each·y ≤ unit·m with m ≤ most ÷ unit;
 * u_vt ≥ y_vt − y_v,t−1, and Σ each·(y_v,t−1 + u_vt) ≤ most: what replaces an engine is warm before that one leaves;
@@ -21,7 +22,8 @@ from itertools import pairwise
 import numpy as np
 
 from planner.solving.mix.carrying import _quiet
-from planner.solving.mix.question import ALL, Block, Loss, MixQuestion
+from planner.solving.mix.losses import ALL, Loss, nodes_of_supply, worth_of_node
+from planner.solving.mix.question import Block, MixQuestion
 from planner.solving.solvers import Bools, Floats, Ints
 from profiles.errors import ShardwrightError
 
@@ -31,6 +33,10 @@ OFF_FOR_ONE_STEP = (
 )  # fmt: skip
 """Of the solver: they look for fleets, a third of the time of a step's search; here fleets are mended and sharpened out
 of what is found (:mod:`planner.solving.mix.rounds`)."""
+
+
+WHOLE = 1e-9
+"""Above a whole number, that is no more than it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +63,9 @@ class Master:
         self._moves = steps > 1 or q.before is not None
         self._levels = _levels(q)
         self._units = [block for block in q.blocks if block.unit > 1]
-        self.width = n * (1 + self._moves + self._levels) + len(self._units)
+        self._on_nodes = self._parts_of_nodes()
+        of_each = 1 + self._moves + self._levels + bool(self._on_nodes.any())
+        self.width = n * of_each + len(self._units)
         total = steps * self.width
         cost, low, high = np.zeros(total), np.zeros(total), np.zeros(total)
         share = q.share_of_time
@@ -70,6 +78,8 @@ class Master:
                 high[self.u(t)] = upper[t] if self._is_followed(t) else 0
             if self._levels:
                 high[self._z(t, 0).start : self._z(t, self._levels - 1).stop] = 1
+            if self._on_nodes.any():
+                high[self._d(t)] = np.ceil(self._on_nodes * upper[t] - WHOLE)
             for k, block in enumerate(self._units):
                 cost[self._m(t, k)] = block.unit_cost * share[t]
                 most = block.most if np.isfinite(block.most) else float(block.each @ upper[t][block.kinds]) + block.unit
@@ -95,6 +105,9 @@ class Master:
         self._supply()
         if self._levels:
             self._present()
+        for t in range(steps if self._on_nodes.any() else 0):
+            for v in np.flatnonzero(self._on_nodes).tolist():
+                self._row(np.array([self._d(t).start, self.y(t).start]) + v, np.array([1, -self._on_nodes[v]]), low=0)
         if self._moves:
             self._in_time()
         if q.budget is not None:
@@ -117,6 +130,15 @@ class Master:
         n = len(self._q.kinds)
         first = t * self.width + n * (1 + self._moves + level)
         return slice(first, first + n)
+
+    def _d(self, t: int) -> slice:
+        return self._z(t, self._levels)
+
+    def _parts_of_nodes(self) -> Floats:
+        """(n,) the part of its supply's nodes that may be lost, 0 where nodes are not counted."""
+        q = self._q
+        nodes = np.array([nodes_of_supply(q, v) for v in range(len(q.kinds))])
+        return np.minimum(q.survive.nodes / nodes, 1.0)
 
     def _m(self, t: int, unit: int) -> int:
         return (t + 1) * self.width - len(self._units) + unit
@@ -224,6 +246,22 @@ class Master:
             values = np.append(values, [value for _, value in taken])
         self._row(columns, values, low=least)
 
+    def spread_cut(self, t: int, price: Floats, least: float, v: int) -> None:
+        """Σ price·(what is left after the nodes with most of kind ``v``, of these alone) ≥ ``least``."""
+        columns = np.append(np.arange(self.y(t).start, self.y(t).stop), self._d(t).start + v)
+        self._row(columns, np.append(price, -price[v]), low=least)
+
+    def bought_cut(self, t: int, price: Floats, least: float, v: int) -> None:
+        """The same after the loss of an instance of those that kind ``v`` is one of: others hold no more than full
+        ones do."""
+        unit = next(k for k, block in enumerate(self._units) if v in block.kinds)
+        mine = self._units[unit].kinds
+        most = worth_of_node(self._q.kinds, price, mine.tolist())
+        columns = np.append(np.arange(self.y(t).start, self.y(t).stop), [self._m(t, unit), self._z(t, 0).start + v])
+        rest = price.copy()
+        rest[mine] = 0.0
+        self._row(columns, np.append(rest, [most, -most]), low=least)
+
     def step_cut(self, t: int, cost: Floats, least: float) -> None:
         """No engines of step ``t`` alone cost less than ``least`` at ``cost`` (n,) of each kind."""
         columns, values = np.arange(self.y(t).start, self.y(t).stop), cost
@@ -328,6 +366,8 @@ class Master:
                 values[self.u(t)] = np.maximum(y - before, 0)
             for j in range(self._levels):
                 values[self._z(t, j)] = y > j
+            if self._on_nodes.any():
+                values[self._d(t)] = np.ceil(self._on_nodes * y - WHOLE)
             for k, block in enumerate(self._units):
                 values[self._m(t, k)] = np.ceil(float(block.each @ y[block.kinds]) / block.unit - 1e-9)
         return values
@@ -346,10 +386,8 @@ class Master:
 
 
 def _levels(question: MixQuestion) -> int:
-    """How many engines of one kind a loss may take, but for losses of whole pools."""
-    ask, kinds = question.survive, question.kinds
-    fit = np.maximum(kinds.node // np.minimum(kinds.gpus, kinds.node), 1)
-    return max(ask.engines, ask.nodes * int(fit.max(initial=1)) if ask.nodes else 0)
+    """How many engines any loss takes at least, but losses of whole pools."""
+    return max(question.survive.engines, question.survive.nodes)
 
 
 def fits(question: MixQuestion, engines: Floats) -> Bools:

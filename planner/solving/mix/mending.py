@@ -7,8 +7,9 @@ from typing import Protocol
 import numpy as np
 
 from planner.solving.mix.clock import Deadline
+from planner.solving.mix.losses import ALL, Loss, losses, remaining
 from planner.solving.mix.master import Master, affordable, fits
-from planner.solving.mix.question import ALL, Loss, MixQuestion, losses, remaining
+from planner.solving.mix.question import MixQuestion
 from planner.solving.solvers import Floats
 
 MOST_TRIES = 300
@@ -28,6 +29,7 @@ class Searched(Protocol):
     def stacked(self) -> tuple[Floats, Floats]: ...
     def wanting(self, t: int, engines: Floats, loss: Loss, worst: int | None = None) -> list[int]: ...
     def theta(self, t: int, engines: Floats, loss: Loss) -> tuple[float, int | None]: ...
+    def stands(self, engines: Floats) -> bool: ...
 
 
 def mend(search: Searched, engines: Floats) -> Floats | None:
@@ -43,7 +45,8 @@ def mend(search: Searched, engines: Floats) -> Floats | None:
     if timely(q, out):
         return out
     # More engines never carry less: what time asks for beside is for the programme over counts.
-    return search.master.at_least(out, max(min(0.15 * search.deadline.left, 10.0), 0.2), 1e-4)
+    more = search.master.at_least(out, max(min(0.15 * search.deadline.left, 10.0), 0.2), 1e-4)
+    return more if more is not None and search.stands(more) else None
 
 
 def mend_constant(search: Searched, engines: Floats) -> Floats | None:

@@ -8,13 +8,12 @@ it, so nothing here knows of tokens or promises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 
-from planner.solving.solvers import Floats, Ints
+from planner.solving.solvers import Bools, Floats, Ints
 
 MOST_ENGINES = 1_000_000
 """Of one kind in one step."""
@@ -74,6 +73,16 @@ class Kinds:
 
 
 @dataclass(frozen=True, eq=False)
+class Places:
+    """``supply`` (n,) that each kind stands on; ``gpus`` (n,) of it, infinite: each engine stands on a node of its own;
+    ``bought`` (n,): its nodes are bought whole, as few as hold what runs."""
+
+    supply: Ints
+    gpus: Floats
+    bought: Bools
+
+
+@dataclass(frozen=True, eq=False)
 class MixQuestion:
     """The whole question.
 
@@ -89,6 +98,7 @@ class MixQuestion:
         shunned: (n,) what an engine of each kind counts beside its cost while one chooses, and does not cost; None:
             nothing.
         fixed_cost: of an hour, whatever is chosen (what is reserved).
+        places: nodes that engines stand on; None: each on one of its own.
     """
 
     kinds: Kinds
@@ -103,6 +113,7 @@ class MixQuestion:
     fixed_cost: float = 0.0
     paid: Floats | None = None
     shunned: Floats | None = None
+    places: Places | None = None
     names: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -125,82 +136,3 @@ def required(work: Floats, price: Floats) -> float:
     with np.errstate(invalid="ignore"):
         worth = np.where(np.isfinite(work), work * price, np.inf)
     return float(worth.min(axis=1).sum()) if len(work) else 0.0
-
-
-# ------------------------------------------------------------------ losses
-
-Loss = tuple[tuple[int, int], ...]
-"""(kind, engines lost) of each kind that loses some; more than run: all of them."""
-
-ALL = MOST_ENGINES
-
-
-def losses(question: MixQuestion, engines: Ints) -> Iterator[Loss]:
-    """Every loss to be survived by a fleet of ``engines`` (n,), the first: none."""
-    ask, kinds = question.survive, question.kinds
-    yield ()
-    present = np.flatnonzero(engines > 0).tolist()
-    seen: set[Loss] = set()
-
-    def new(loss: Loss) -> bool:
-        fresh = bool(loss) and loss not in seen
-        seen.add(loss)
-        return fresh
-
-    if ask.engines:
-        for which in combinations_with_replacement(present, ask.engines):
-            loss = _counted(which, engines)
-            if new(loss):
-                yield loss
-    if ask.nodes:
-        nodes = [
-            pack for pool in sorted({int(kinds.pool[v]) for v in present}) for pack in _packs(kinds, present, pool)
-        ]
-        for several in combinations_with_replacement(nodes, ask.nodes):
-            loss = _counted([v for pack in several for v, count in pack for _ in range(count)], engines)
-            if new(loss):
-                yield loss
-    for places, of, count in (
-        ("spot", np.where(kinds.spot > 0, kinds.pool, -1), ask.spot_pools),
-        ("zone", kinds.zone, ask.zones),
-    ):
-        there = sorted({int(of[v]) for v in present if of[v] >= 0})
-        for lost in combinations(there, min(count, len(there))) if count and there else ():
-            loss = tuple((v, ALL) for v in np.flatnonzero(np.isin(of, lost)).tolist() if places and len(engines) > v)
-            if new(loss):
-                yield loss
-
-
-def _counted(which: Sequence[int], engines: Ints) -> Loss:
-    counts: dict[int, int] = {}
-    for v in which:
-        counts[v] = min(counts.get(v, 0) + 1, int(engines[v]))
-    return tuple(sorted(counts.items()))
-
-
-def _packs(kinds: Kinds, present: Sequence[int], pool: int) -> list[Loss]:
-    """What one node of ``pool`` may hold at most: no pack is part of another."""
-    here = [v for v in present if kinds.pool[v] == pool]
-    found: list[Loss] = []
-
-    def fill(rest: list[int], room: int, taken: Loss) -> None:
-        if not rest:
-            if taken and not any(room >= min(int(kinds.gpus[v]), int(kinds.node[v])) for v in here):
-                found.append(tuple(sorted(taken)))
-            return
-        v, others = rest[0], rest[1:]
-        size = min(int(kinds.gpus[v]), int(kinds.node[v]))
-        for count in range(room // size, -1, -1):
-            fill(others, room - count * size, (*taken, (v, count)) if count else taken)
-
-    for node in sorted({int(kinds.node[v]) for v in here}):
-        fill([v for v in here if kinds.node[v] == node], node, ())
-    return list(dict.fromkeys(found))
-
-
-def remaining(engines: Ints | Floats, loss: Loss) -> Floats:
-    """(n,) what is left."""
-    left = engines.astype(np.float64)
-    for v, count in loss:
-        left[v] = max(left[v] - count, 0.0)
-    return left

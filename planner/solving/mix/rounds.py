@@ -9,6 +9,7 @@ ends. Cuts do not depend on what engines cost: a search can be asked again at ot
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -16,9 +17,10 @@ import numpy as np
 
 from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
 from planner.solving.mix.clock import Deadline
+from planner.solving.mix.losses import Loss, OnNodes, losses, per_node, remaining, spread
 from planner.solving.mix.master import Master, affordable, fits
 from planner.solving.mix.mending import mend, mend_constant, timely
-from planner.solving.mix.question import MOST_ENGINES, Loss, MixQuestion, losses, remaining, required
+from planner.solving.mix.question import MOST_ENGINES, MixQuestion, required
 from planner.solving.solvers import Floats, Ints
 
 RELAXED_ROUNDS = 60
@@ -73,6 +75,8 @@ class Rounds:
         self.relaxed: Floats | None = None
         self.infeasible = False
         self.rounds, self._told, self._warm = 0, 0, False
+        self.uncut = False
+        """Whether engines of the last separation lack something that no cut says: only where they stand does."""
 
     # -------------------------------------------------------------- cuts
 
@@ -93,22 +97,47 @@ class Rounds:
 
     def add(self, t: int, price: int, loss: Loss) -> bool:
         """Whether the cut is a new one."""
-        key = (t, price, loss)
-        if key in self.cuts:
+        if isinstance(loss, OnNodes):
+            return self.add_for_nodes(t, price, loss)
+        if not self._is_new((t, price, loss)):
             return False
-        self.cuts.add(key)
         share = self.share if loss else 1.0
         self.master.cut(t, self.pool[price], share * float(self.known[price][t]), loss)
         self.add_for_every_loss(t, price)
         return True
 
+    def _is_new(self, key: tuple[int, int, Loss]) -> bool:
+        known = key in self.cuts
+        self.cuts.add(key)
+        return not known
+
+    def add_for_nodes(self, t: int, price: int, loss: OnNodes) -> bool:
+        """Cuts that hold wherever engines stand, where these are lost with their nodes; whether one is new: as many
+        engines as nodes are lost; the nodes that hold most of a kind; those that hold most of a supply."""
+        prices, least, ask = self.pool[price], self.share * float(self.known[price][t]), self.q.survive
+        worth_most = sorted((v for v, count in loss for _ in range(count)), key=lambda v: -prices[v])[: ask.nodes]
+        new = self.add(t, price, tuple(sorted(Counter(worth_most).items())))
+        for v in {v for v, _ in loss if prices[v] > 0 and self.q.places is not None}:
+            assert self.q.places is not None
+            supply = int(self.q.places.supply[v])
+            if self.q.places.bought[v]:
+                if self._is_new((t, price, ((-2, v),))):
+                    self.master.bought_cut(t, prices, least, v)
+                    new = True
+            elif np.isfinite(self.q.places.gpus[v]):
+                if self._is_new((t, price, ((-3, v),))):
+                    self.master.spread_cut(t, prices, least, v)
+                    new = True
+                if self._is_new((t, price, ((-4, supply),))):
+                    self.master.cut(t, spread(self.q, prices, supply), least, ())
+                    new = True
+        return new
+
     def add_for_every_loss(self, t: int, price: int) -> bool:
         """The cut of :func:`lowered` prices; whether it is a new one."""
         least = self.share * float(self.known[price][t])
-        key = (t, price, EVERY)
-        if key in self.cuts or not self.taken.any() or least <= 0:
+        if not self.taken.any() or least <= 0 or not self._is_new((t, price, EVERY)):
             return False
-        self.cuts.add(key)
         self.master.cut(t, lowered(self.pool[price], least, self.taken), least, ())
         return True
 
@@ -161,7 +190,7 @@ class Rounds:
 
     def separate(self, engines: Floats, whole: bool) -> int:
         """Adds cuts that ``engines`` (steps, n) violate; how many. 0: all of them hold (whole) or none was found."""
-        added = 0
+        added, self.uncut = 0, False
         one = self.q.steps == 1
         rounded = np.rint(engines if whole else np.ceil(engines - ALMOST)).astype(np.int64)
         for t in range(self.q.steps):
@@ -180,7 +209,9 @@ class Rounds:
             if not found:
                 _, price = self.theta(t, engines, loss)
                 found = [] if price is None else [price]
-            added += sum(self.add(t, price, loss) for price in found)
+            new = sum(self.add(t, price, loss) for price in found)
+            self.uncut |= bool(found) and not new
+            added += new
         return added
 
     # -------------------------------------------------------------- answers
@@ -227,7 +258,7 @@ class Rounds:
                         break
         if not timely(self.q, now):  # the least that keeps engines up as long as they must be
             least = self.master.at_least(now, max(min(0.15 * self.deadline.left, 10.0), 0.2), 1e-4)
-            if least is None:
+            if least is None or not self.stands(least):
                 return
             now = least
         self.keep(now)
@@ -267,6 +298,10 @@ class Rounds:
             self.wanting(t, engines, loss, worst=1) or self.theta(t, engines, loss)[1] is not None
             for loss in losses(self.q, engines.astype(np.int64))
         )
+
+    def stands(self, engines: Floats) -> bool:
+        """Whether ``engines`` (steps, n), more than some that carry everything, do so where they stand, too."""
+        return not self.q.survive.nodes or all(self.carries_step(t, each) for t, each in enumerate(engines))
 
     def foresee(self, relaxed: Floats) -> None:
         """Cuts of the losses that whole counts near ``relaxed`` (steps, n) will have to survive, at the prices that
@@ -336,12 +371,15 @@ class Rounds:
                 return
             self.rounds += 1
             self.bound = max(self.bound, found.bound)
-            if not self.separate(found.engines, whole=True):
+            added = self.separate(found.engines, whole=True)
+            if not added and not self.uncut:
                 self.keep(found.engines)
                 if rough <= last:
                     return
             else:
                 self.try_mended(found.engines)
+                if not added and rough <= last:
+                    return  # what holds wherever engines stand says no more of it
             if self.enough:
                 return
 
@@ -382,15 +420,13 @@ def lowered(prices: Floats, least: Floats | float, taken: Floats) -> Floats:
 
 def _taken(question: MixQuestion) -> Floats:
     """(n,) how many engines of each kind any loss may take, of any of these kinds together."""
-    return np.full(len(question.kinds), float(question.survive.engines))
+    return np.full(len(question.kinds), float(max(question.survive.engines, question.survive.nodes)))
 
 
 def _upper(question: MixQuestion) -> Ints:
     """(steps, n): what carries all that a kind can, and what may be lost of it; no more than its supplies have."""
     kinds, out = question.kinds, []
-    spare = question.survive.engines + (
-        question.survive.nodes * np.maximum(kinds.node // np.minimum(kinds.gpus, kinds.node), 1)
-    )
+    spare = question.survive.engines + question.survive.nodes * per_node(kinds)
     most = np.full(len(kinds), np.inf)
     for block in question.blocks:
         most[block.kinds] = np.minimum(most[block.kinds], np.floor(block.most / block.each + 1e-9))

@@ -81,10 +81,10 @@ def test_a_load_that_no_caps_would_help_is_refused(fields: dict[str, Any]) -> No
     for share, refused in ((0.5, False), (2.0, True)):
         judge = Judge(row.under(ReferenceLoad(share * can, Bursts(0, 0.0, 120, 20))), request, Days(3, 1))
         if not refused:
-            _check_keeps_up(judge, 8)
+            _check_keeps_up(judge)
             continue
         with pytest.raises(InputError, match="today's 8 do not keep up with their load"):
-            _check_keeps_up(judge, 8)
+            _check_keeps_up(judge)
 
 
 def test_no_more_servers_are_said_than_were_tried(fields: dict[str, Any]) -> None:

@@ -161,3 +161,75 @@ def test_of_red_hats_tables_a_token_after_the_first_is_the_inter_token_latency()
 def test_latencies_without_a_unit_alone_are_refused_by_their_name() -> None:
     with pytest.raises(InputError, match="'mean ttft' says no unit, and no time per token tells it"):
         measured_columns(pd.DataFrame([{"mean ttft": "0.06"}]))
+
+
+def test_an_sglang_server_says_how_it_was_started(tmp_path: Path) -> None:
+    server = {"model_path": "Qwen/Qwen3-8B", "tp_size": 4, "dp_size": 1, "kv_cache_dtype": "auto", "version": "0.5.6"}
+    server |= {"chunked_prefill_size": 8192, "quantization": None, "internal_states": [{"memory_usage": {}}]}
+    run = {"backend": "sglang-oai", "max_concurrency": 16, "median_ttft_ms": 55.0, "server_info": server}
+    table = read(tmp_path, "s.jsonl", f"{json.dumps(run)}\n\n{json.dumps(run)}\n")
+    assert len(table) == 2
+    told = table.iloc[0].to_dict()
+    expected = {"framework": "sglang", "model": "Qwen/Qwen3-8B", "tp_size": "4", "version": "0.5.6"}
+    assert expected.items() <= told.items()
+    assert told["chunked_prefill_size"] == "8192"
+    assert not {"kv_cache_dtype", "quantization", "server_info", "internal_states"} & told.keys()
+    several = {**run, "server_info": {**server, "dp_size": 4, "enable_dp_attention": True}}
+    told = read(tmp_path, "d.json", json.dumps(several)).iloc[0].to_dict()
+    assert (told["dp_size"], told["enable_dp_attention"]) == ("4", "true")
+    assert "chunked_prefill_size" not in told
+
+
+TRTLLM_BENCH = {
+    "engine": {"model": "Qwen/Qwen3-8B", "version": "1.1.0", "backend": "Pytorch", "quantization": None},
+    "world_info": {"tp_size": 2, "pp_size": 1, "world_size": 2, "max_num_tokens": 8192, "kv_cache_percentage": 0.8},
+    "request_info": {
+        "num_requests": 640,
+        "avg_num_concurrent_requests": 63.7,
+        "avg_input_length": 1024.0,
+        "avg_output_length": 511.6,
+    },
+    "performance": {
+        "output_throughput_per_gpu_tok_s": 900.0,
+        "system_output_throughput_tok_s": 1800.0,
+        "avg_request_latency_ms": 5000.0,
+        "request_latency_percentiles_ms": {"p50": 4900.0, "p99": 6000.0, "average": 5000.0},
+    },
+    "streaming_metrics": {"avg_ttft_ms": 50.0, "avg_tpot_ms": 6.0, "ttft_percentiles": {"p50": 48.0, "p99": 90.0}},
+}
+
+
+def test_trtllm_benchs_report_is_a_run(tmp_path: Path) -> None:
+    table = read(tmp_path, "report.json", json.dumps(TRTLLM_BENCH))
+    told = table.iloc[0].to_dict()
+    expected = {
+        "framework": "trtllm",
+        "model": "Qwen/Qwen3-8B",
+        "version": "1.1.0",
+        "tp_size": "2",
+        "num_gpus": "2",
+        "max_num_tokens": "8192",
+        "concurrency": "63.7",
+        "isl": "1024",
+        "osl": "512",
+        "requests": "640",
+        "kv_cache_free_gpu_memory_fraction": "0.8",
+    }
+    assert expected.items() <= told.items()
+    truth = {name: values[0] for name, values in measured_columns(table).values.items()}
+    assert truth == {
+        "ttft_ms_mean": 50.0,
+        "ttft_ms_p50": 48.0,
+        "ttft_ms_p99": 90.0,
+        "tpot_ms_mean": 6.0,
+        "e2e_ms_mean": 5000.0,
+        "e2e_ms_p50": 4900.0,
+        "e2e_ms_p99": 6000.0,
+        "output_tokens_per_s_per_gpu": 900.0,
+    }
+
+
+def test_requests_that_trtllm_bench_sends_at_once_are_no_users(tmp_path: Path) -> None:
+    half = {**TRTLLM_BENCH["request_info"], "avg_num_concurrent_requests": 322.0}
+    told = read(tmp_path, "report.json", json.dumps({**TRTLLM_BENCH, "request_info": half})).iloc[0].to_dict()
+    assert (told["concurrency"], told["rate"], told["requests"]) == ("", "inf", "640")

@@ -18,7 +18,7 @@ from costmodels.models.architecture import (
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import find_framework
-from planner.serving.layouts import Rejected, Restrictions, layout_at, legal_layouts
+from planner.serving.layouts import Rejected, Restrictions, layout_at, legal_layouts, with_replicas
 
 Degrees = tuple[int, int, int, int, int]
 
@@ -352,3 +352,26 @@ def test_a_legal_layout_is_legal_on_a_pool_of_its_own_size(name: str) -> None:
     m = find_architecture(name)
     for degrees in legal(m, gpus=24)[0]:
         assert degrees in legal(m, gpus=degrees[0] * degrees[1] * degrees[2])[0]
+
+
+@pytest.mark.parametrize(
+    ("framework", "row", "expected"),
+    [
+        ("sglang", {"tp": "8", "dp": "8", "enable_dp_attention": "true"}, ("1", "8")),
+        ("sglang", {"tp": "8", "dp": "2", "enable_dp_attention": "True"}, ("4", "2")),
+        ("sglang", {"tp": "8", "enable_dp_attention": "true"}, ("8", None)),
+        ("sglang", {"tp": "8", "dp": "8", "enable_dp_attention": "false"}, ("8", "8")),
+        ("sglang", {"tp": "8", "dp": "2", "num_gpus": "16", "enable_dp_attention": "true"}, ("8", "2")),
+        ("sglang", {"tp": "1", "dp": "8", "dp_attention": "true"}, ("1", "8")),
+        ("sglang", {"tp": "8", "dp_attention": "true"}, ("1", "8")),
+        ("trtllm", {"tp": "4", "enable_attention_dp": "1"}, ("1", "4")),
+        ("vllm", {"tp": "2", "dp": "2", "dp_attention": "true"}, ("2", "2")),
+    ],
+)
+def test_a_group_that_holds_attention_replicas_is_divided_by_them(
+    framework: str, row: dict[str, str], expected: tuple[str, str | None]
+) -> None:
+    notes: list[str] = []
+    told = with_replicas(row, find_framework(framework), notes)
+    assert (told["tp"], told.get("dp")) == expected
+    assert bool(notes) == (row["tp"] != told["tp"] and "dp" in row)

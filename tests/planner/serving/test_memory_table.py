@@ -32,6 +32,17 @@ def test_a_row_is_the_document_of_its_engine() -> None:
     assert row["error"] == ""
 
 
+def test_sglangs_group_holds_its_attention_replicas() -> None:
+    row = {"model": "Qwen/Qwen3-30B-A3B", "framework": "sglang", "ep": "1", "moe_tp": "4"}
+    answer = memory_table(
+        rows({**row, "tp": "4", "dp": "4", "enable_dp_attention": "true"}, {**row, "tp": "1", "dp": "4"})
+    )
+    assert answer["error"].tolist() == ["", ""]
+    first, second = (answer.iloc[i].drop(["tp", "enable_dp_attention", "note"]) for i in (0, 1))
+    assert first.equals(second)
+    assert "tp: 4 GPUs in all hold the 4 attention replicas" in answer["note"][0]
+
+
 def test_what_cannot_be_answered_says_why_and_the_rest_is() -> None:
     answer = memory_table(rows({"framework": ""}, {"tp": "5"}, {"model": "Qwen/Nope"}, {"isl": "60000", "osl": "1"}))
     assert list(answer["starts"]) == ["true", "false", "", "false"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
 from scipy.optimize import linprog  # type: ignore[import-untyped]
 
-from planner.solving.mix.question import Block, Kinds, MixQuestion, Survive
+from planner.solving.mix.master import per_hour
+from planner.solving.mix.question import Block, Kinds, MixQuestion, Places, Survive
 from planner.solving.solvers import Floats
 
 MOST = {1: 8, 2: 7, 3: 5}
@@ -40,49 +42,56 @@ def every_loss(question: MixQuestion, engines: Floats) -> set[tuple[float, ...]]
     zones = sorted(set(kinds.zone[(kinds.zone >= 0) & (engines > 0)].tolist()))
     for lost in combinations(zones, min(ask.zones, len(zones))) if ask.zones else ():
         out.add(tuple(np.where(np.isin(kinds.zone, lost), engines, 0.0).tolist()))
-    if ask.nodes:
-        whole = [tuple(map(float, each)) for each in product(*(range(int(count) + 1) for count in engines))]
-        some = {each for each in whole if any(_on_one(kinds, pool, each) for pool in set(kinds.pool.tolist()))}
-        lost_then = {(0.0,) * n}
-        for _ in range(ask.nodes):
-            lost_then = {tuple(a + b for a, b in zip(x, y, strict=True)) for x in lost_then for y in some}
-        out |= {each for each in lost_then if all(x <= count for x, count in zip(each, engines, strict=True))}
     return out
 
 
-def _on_one(kinds: Kinds, pool: int, engines: tuple[float, ...]) -> bool:
-    """Whether one node of ``pool`` may hold ``engines``, or its part of them."""
-    here = [v for v, count in enumerate(engines) if count]
-    sizes = sum(engines[v] * min(kinds.gpus[v], kinds.node[v]) for v in here)
-    return all(kinds.pool[v] == pool for v in here) and sizes <= max((kinds.node[v] for v in here), default=0)
-
-
-def every_placement(kinds: Kinds, engines: tuple[int, ...], nodes: int) -> set[tuple[int, ...]]:
-    """What is lost with any ``nodes`` nodes, of every way to place ``engines`` on nodes: engine by engine, each on the
-    first nodes, or on any that are begun and have room."""
-    units = [v for v, count in enumerate(engines) for _ in range(count)]
-    out: set[tuple[int, ...]] = set()
-
-    def place(rest: list[int], room: list[tuple[int, int]], where: list[tuple[int, ...]]) -> None:
-        if not rest:
-            for gone in combinations(range(len(room)), min(nodes, len(room))):
-                lost = [v for v, at in zip(units, where, strict=True) if set(at) & set(gone)]
-                out.add(tuple(lost.count(v) for v in range(len(engines))))
-            return
-        v, others = rest[0], rest[1:]
-        need, node, pool = int(kinds.gpus[v]), int(kinds.node[v]), int(kinds.pool[v])
-        if need >= node:
-            more = [(pool, 0)] * (need // node)
-            place(others, [*room, *more], [*where, tuple(range(len(room), len(room) + len(more)))])
-            return
-        for i, (its, free) in enumerate([*room, (pool, node)]):
-            if its == pool and free >= need:
-                left = [*room, (pool, node)] if i == len(room) else list(room)
-                left[i] = (pool, free - need)
-                place(others, left, [*where, (i,)])
-
-    place(units, [], [])
+def packs(q: MixQuestion, supply: int) -> list[tuple[Floats, int]]:
+    """(engines, nodes) of everything that a node of a supply may hold, and of every engine of several nodes."""
+    assert q.places is not None
+    kinds, n = q.kinds, len(q.kinds)
+    mine = [v for v in range(n) if q.places.supply[v] == supply]
+    node = int(kinds.node[mine[0]])
+    out = [(np.eye(n)[v], int(kinds.gpus[v]) // node) for v in mine if kinds.gpus[v] > node]
+    for counts in product(*(range(node // int(kinds.gpus[v]) + 1) for v in mine)):
+        held = np.zeros(n)
+        held[mine] = counts
+        if 0 < held @ kinds.gpus <= node:
+            out.append((held, 1))
     return out
+
+
+def placed(q: MixQuestion, engines: Floats, supply: int, survived: Callable[[Floats], bool]) -> bool:
+    """Whether ``engines`` of a supply can stand on its nodes so that what each takes with it is ``survived``: by the
+    fewest nodes that hold each part of them."""
+    assert q.places is not None
+    mine = np.flatnonzero(q.places.supply == supply)
+    here = np.where(q.places.supply == supply, engines, 0.0)
+    most = q.places.gpus[mine[0]] / q.kinds.node[mine[0]]
+    if q.places.bought[mine[0]]:
+        most = np.ceil(float(here @ q.kinds.gpus) / int(q.kinds.node[mine[0]]))
+    good = [(held, nodes) for held, nodes in packs(q, supply) if (held <= here).all() and survived(held)]
+    fewest: dict[tuple[float, ...], float] = {tuple(np.zeros(len(here))): 0}
+    for counts in product(*(range(int(count) + 1) for count in here)):
+        before = [
+            fewest.get(tuple(np.array(counts, np.float64) - held), np.inf) + nodes for held, nodes in good
+            if (held <= counts).all()
+        ]  # fmt: skip
+        fewest.setdefault(tuple(map(float, counts)), min(before, default=np.inf))
+    return fewest[tuple(here)] <= most and bool(np.isfinite(fewest[tuple(here)]))
+
+
+def stands(q: MixQuestion, engines: Floats, work: Floats) -> bool:
+    """Whether engines can stand so that they carry the load after the loss of any node, by some placement."""
+    assert q.places is not None
+    known: dict[bytes, bool] = {}
+
+    def survived(held: Floats) -> bool:
+        left = engines - held
+        if left.tobytes() not in known:
+            known[left.tobytes()] = carried(work, left, q.survive.share)
+        return known[left.tobytes()]
+
+    return all(placed(q, engines, supply, survived) for supply in set(q.places.supply.tolist()))
 
 
 def cheapest(question: MixQuestion) -> float:
@@ -96,11 +105,12 @@ def cheapest(question: MixQuestion) -> float:
             if any(block.each @ engines[block.kinds] > block.most + 1e-9 for block in q.blocks):
                 continue
             after = every_loss(q, engines)
-            if all(carried(work, engines - loss, q.survive.share if any(loss) else 1.0) for loss in after):
+            holds = all(carried(work, engines - loss, q.survive.share if any(loss) else 1.0) for loss in after)
+            if holds and (not q.survive.nodes or stands(q, engines, work)):
                 here.append(engines)
         possible.append(here)
     if q.steps == 1:
-        return min((float(q.kinds.cost @ engines) for engines in possible[0]), default=np.inf)
+        return min((per_hour(q, engines) for engines in possible[0]), default=np.inf)
     best, share = np.inf, q.share_of_time
     for first, second in product(*possible):
         cost = float(q.kinds.cost @ (first * share[0] + second * share[1]))
@@ -156,12 +166,32 @@ def random_question(rng: np.random.Generator) -> MixQuestion:
     )
 
 
+def in_zones(rng: np.random.Generator, asked: MixQuestion) -> MixQuestion:
+    """``asked`` with pools in two zones, of which one may be lost, in one step."""
+    pool = rng.integers(0, 2, len(asked.kinds))
+    kinds = replace(asked.kinds, pool=pool, zone=pool)
+    return replace(
+        asked, kinds=kinds, work=asked.work[:1], seconds=asked.seconds[:1], cyclic=False, survive=Survive(zones=1)
+    )
+
+
 def on_nodes(rng: np.random.Generator, asked: MixQuestion) -> MixQuestion:
-    """``asked`` with engines of one to eight GPUs on nodes of four of two pools in two zones, of which a node, two or a
-    zone may be lost, in one step."""
+    """``asked`` with engines of one to eight GPUs on nodes of four of two supplies, of which a node may be lost, in one
+    step: as many GPUs as are wanted, some nodes of four, or nodes that are bought."""
     n = len(asked.kinds)
-    pool = rng.integers(0, 2, n)
-    kinds = replace(asked.kinds, gpus=rng.choice([1, 2, 4, 8], n), node=np.full(n, 4), pool=pool, zone=pool)
-    survive = [Survive(nodes=1), Survive(nodes=2), Survive(zones=1), Survive(engines=1, nodes=1, share=0.7)]
-    which = survive[int(rng.integers(len(survive)))]
-    return replace(asked, kinds=kinds, work=asked.work[:1], seconds=asked.seconds[:1], cyclic=False, survive=which)
+    supply, sizes = rng.integers(0, 2, n), rng.choice([1, 2, 4, 8], n, p=[0.5, 0.25, 0.15, 0.1])
+    have, whole, blocks = np.full(n, np.inf), np.zeros(n, np.bool_), []
+    cost = asked.kinds.cost * sizes**0.7
+    for each in set(supply.tolist()):
+        mine, which, most = np.flatnonzero(supply == each), rng.integers(3), 4.0 * rng.integers(2, 7)
+        if which:
+            have[mine] = most
+            unit = (4, 4 * float(np.mean(cost[mine] / sizes[mine]))) if which == 2 else (1, 0.0)
+            blocks.append(Block(f"supply {each}", mine, sizes[mine].astype(float), most, *unit))
+            whole[mine], cost[mine] = which == 2, 0.0 if which == 2 else cost[mine]
+    kinds = replace(asked.kinds, cost=cost, gpus=sizes, node=np.full(n, 4), pool=supply, zone=np.full(n, -1))
+    share = float(rng.choice([1, 1, 0.7]))
+    return replace(
+        asked, kinds=kinds, work=[1.5 * asked.work[0] / sizes**0.7], seconds=asked.seconds[:1], cyclic=False,
+        survive=Survive(nodes=1, share=share), blocks=blocks, places=Places(supply, have, whole),
+    )  # fmt: skip

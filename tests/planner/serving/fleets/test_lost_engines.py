@@ -16,7 +16,7 @@ from planner.serving.fleets.decision import Answered
 from planner.serving.fleets.losing import _words
 from planner.serving.fleets.planning import plan_fleet
 from planner.serving.fleets.request import parse_fleet_request
-from planner.solving.mix.question import ALL
+from planner.solving.mix.losses import ALL
 
 CLASSES = [
     {"isl_from": 50, "isl_to": 2000, "osl_from": 100, "osl_to": 300, "rate_rps": 30},

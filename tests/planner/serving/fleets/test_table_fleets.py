@@ -401,6 +401,27 @@ def test_nodes_that_are_not_there_cannot_be_lost(tmp_path: Path) -> None:
         planned(supplied(tmp_path, (8, "", 8, ""), 5, "\nsurvive: {nodes: 2}"))
 
 
+@pytest.mark.parametrize(
+    ("pool", "engines", "said"),
+    [
+        ({"gpus": 32}, 6, "are spread over its 4 nodes of 8 GPUs, at most 2 on one"),
+        ({"gpus": 8, "gpus_per_node": 4}, 8, "are spread over its 2 nodes of 4 GPUs, at most 4 on one"),
+        ({"as_needed": True}, 5, "stand each on a node of its own"),
+        ({"as_needed": True, "instance": "p5.48xlarge"}, 8, "are spread over its 2 nodes of 8 GPUs, at most "),
+    ],
+)
+def test_engines_stand_on_nodes_that_may_be_lost(pool: dict[str, Any], engines: int, said: str) -> None:
+    """What any packing would survive took 12 engines of each pool that has so many."""
+    tables = [{"gpu": "H100", "usd_per_hour": 3.0, "isl": [1000], "osl": [200], "rps": [[10.0]]}]
+    load = {"classes": [{"isl": 1000, "osl": 200, "rate_rps": 40}]}
+    cluster = {"name": "c", "pools": [{"gpu": "H100", "usd_per_gpu_hour": 3.0, **pool}]}
+    asked = {"cluster": cluster, "tables": tables, "services": [{"name": "s", "load": load}], "survive": {"nodes": 1}}
+    plan = plan_fleet(parse_fleet_request(asked))
+    assert sum(plan.decision.schedule[0].engines.values()) >= engines
+    assert plan.proof.gap == 0
+    assert any(note.startswith("survive nodes: engines on H100-SXM " + said) for note in plan.provenance.notes)
+
+
 def test_tokens_that_nothing_serves_are_not_paid(tmp_path: Path) -> None:
     written(tmp_path, "small.json", SMALL)
     served, lost = "{isl: 128, osl: 4, rate_rps: 1}", "{isl: 99999, osl: 4, rate_rps: 1000}"

@@ -1,0 +1,208 @@
+"""What may be lost at once of a fleet, and where engines stand: those of one supply are spread evenly over its nodes.
+
+Sizes are dealt first, the largest first, each to the node that has most GPUs free; then kinds of one size to the places
+of that size, node by node. Where sizes divide each other all that a supply has room for finds its place so; where they
+do not, and one finds none, every pack that a node may hold is taken to be on some.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import combinations, combinations_with_replacement
+
+import numpy as np
+
+from planner.solving.mix.question import MOST_ENGINES, Kinds, MixQuestion
+from planner.solving.solvers import Floats, Ints
+
+Loss = tuple[tuple[int, int], ...]
+"""(kind, engines lost) of each kind that loses some; more than run: all of them."""
+
+ALL = MOST_ENGINES
+
+
+def losses(question: MixQuestion, engines: Ints) -> Iterator[Loss]:
+    """Every loss to be survived by a fleet of ``engines`` (n,), the first: none."""
+    ask, kinds = question.survive, question.kinds
+    yield ()
+    present = np.flatnonzero(engines > 0).tolist()
+    seen: set[Loss] = set()
+
+    def new(loss: Loss) -> bool:
+        fresh = bool(loss) and loss not in seen
+        seen.add(loss)
+        return fresh
+
+    if ask.engines:
+        for which in combinations_with_replacement(present, ask.engines):
+            loss = _counted(which, engines)
+            if new(loss):
+                yield loss
+    if ask.nodes:
+        yield from filter(new, node_losses(question, engines, ask.nodes))
+    for places, of, count in (
+        ("spot", np.where(kinds.spot > 0, kinds.pool, -1), ask.spot_pools),
+        ("zone", kinds.zone, ask.zones),
+    ):
+        there = sorted({int(of[v]) for v in present if of[v] >= 0})
+        for lost in combinations(there, min(count, len(there))) if count and there else ():
+            loss = tuple((v, ALL) for v in np.flatnonzero(np.isin(of, lost)).tolist() if places and len(engines) > v)
+            if new(loss):
+                yield loss
+
+
+def _counted(which: Sequence[int], engines: Ints) -> Loss:
+    counts: dict[int, int] = {}
+    for v in which:
+        counts[v] = min(counts.get(v, 0) + 1, int(engines[v]))
+    return tuple(sorted(counts.items()))
+
+
+def remaining(engines: Ints | Floats, loss: Loss) -> Floats:
+    """(n,) what is left."""
+    left = engines.astype(np.float64)
+    for v, count in loss:
+        left[v] = max(left[v] - count, 0.0)
+    return left
+
+
+# ------------------------------------------------------------------ nodes
+
+
+class OnNodes(tuple[tuple[int, int], ...]):
+    """A loss of nodes: (kind, engines that are lost) of each kind that has some there."""
+
+    __slots__ = ()
+
+
+def per_node(kinds: Kinds) -> Ints:
+    """(n,) engines of each kind that a node holds; of several nodes: 1."""
+    return np.asarray(np.maximum(kinds.node // np.minimum(kinds.gpus, kinds.node), 1), np.int64)
+
+
+def on_nodes(question: MixQuestion, engines: Ints) -> dict[int, Counter[Loss]]:
+    """Of each supply that has some of ``engines`` (n,): how many of its nodes hold what. An engine of several nodes is
+    counted once."""
+    kinds, places = question.kinds, question.places
+    out: dict[int, Counter[Loss]] = {}
+    present = np.flatnonzero(engines > 0).tolist()
+    for supply in sorted({v if places is None else int(places.supply[v]) for v in present}):
+        here = [v for v in present if supply == (v if places is None else places.supply[v])]
+        held: Counter[Loss] = Counter()
+        small = []
+        alone = places is None or not (np.isfinite(places.gpus[here[0]]) or places.bought[here[0]])
+        for v in here:
+            if alone or kinds.gpus[v] >= kinds.node[v]:
+                held[((v, 1),)] += int(engines[v])
+            else:
+                small.append(v)
+        if small and places is not None:
+            node = int(kinds.node[small[0]])
+            large = sum(int(engines[v]) * -(-int(kinds.gpus[v]) // node) for v in here if v not in small)
+            most = places.gpus[small[0]] - large * node
+            if places.bought[small[0]]:
+                most = node * np.ceil(sum(_size(kinds, v) * int(engines[v]) for v in small) / node - 1e-9)
+            dealt = _dealt(kinds, engines, small, node, int(most))
+            held += dealt or Counter(dict.fromkeys(_packs(kinds, small, node), question.survive.nodes))
+        out[supply] = held
+    return out
+
+
+def node_losses(question: MixQuestion, engines: Ints, nodes: int) -> Iterator[OnNodes]:
+    """What any ``nodes`` nodes take of ``engines`` (n,)."""
+    held: Counter[Loss] = Counter()
+    for packs in on_nodes(question, engines).values():
+        held += packs
+    for several in combinations_with_replacement(sorted(held), min(nodes, held.total())):
+        if any(count > held[pack] for pack, count in Counter(several).items()):
+            continue
+        lost: Counter[int] = Counter()
+        for pack in several:
+            lost.update(dict(pack))
+        yield OnNodes(sorted((v, min(count, int(engines[v]))) for v, count in lost.items()))
+
+
+def _size(kinds: Kinds, v: int) -> int:
+    """GPUs of a node that an engine keeps others from using: those that no other of its kind can have, too."""
+    node = int(kinds.node[v])
+    return node // (node // int(kinds.gpus[v]))
+
+
+def _dealt(kinds: Kinds, engines: Ints, small: Sequence[int], node: int, gpus: int) -> Counter[Loss] | None:
+    """What each node holds of engines smaller than it, on ``gpus`` GPUs; None: one finds no place."""
+    room = [-node] * (gpus // node) + [-(gpus % node)] * (gpus % node > 0)
+    free = [(left, i) for i, left in enumerate(room)]
+    heapq.heapify(free)
+    holds = [dict[int, int]() for _ in room]
+    for size in sorted({_size(kinds, v) for v in small}, reverse=True):
+        alike = [v for v in small if _size(kinds, v) == size]
+        places = []
+        turns: Counter[int] = Counter()
+        for _ in range(sum(int(engines[v]) for v in alike)):
+            if not free or -free[0][0] < size:
+                return None
+            left, i = free[0]
+            heapq.heapreplace(free, (left + size, i))
+            places.append((turns[i], i))
+            turns[i] += 1
+        places.sort()
+        at = iter(places)
+        for v in alike:
+            for _ in range(int(engines[v])):
+                _, i = next(at)
+                holds[i][v] = holds[i].get(v, 0) + 1
+    return Counter(tuple(sorted(each.items())) for each in holds if each)
+
+
+def _packs(kinds: Kinds, small: Sequence[int], node: int) -> list[Loss]:
+    """What one node may hold at most: no pack is part of another."""
+    found: list[Loss] = []
+
+    def fill(rest: Sequence[int], room: int, taken: Loss) -> None:
+        if not rest:
+            if taken and not any(room >= int(kinds.gpus[v]) for v in small):
+                found.append(tuple(sorted(taken)))
+            return
+        v, others = rest[0], rest[1:]
+        for count in range(room // int(kinds.gpus[v]), -1, -1):
+            fill(others, room - count * int(kinds.gpus[v]), (*taken, (v, count)) if count else taken)
+
+    fill(small, node, ())
+    return list(dict.fromkeys(found))
+
+
+# ------------------------------------------------------------------ what holds of every placement
+
+
+def nodes_of_supply(question: MixQuestion, v: int) -> float:
+    """Nodes of the supply of kind ``v``; infinite where they are as many as wanted, or bought."""
+    places = question.places
+    if places is None or places.bought[v] or not np.isfinite(places.gpus[v]):
+        return np.inf
+    return float(np.ceil(places.gpus[v] / int(question.kinds.node[v]) - 1e-9))
+
+
+def spread(question: MixQuestion, prices: Floats, supply: int) -> Floats:
+    """``prices`` (n,) less what the nodes lost of a supply take at least, wherever engines stand: no fewer than one in
+    ``nodes``, of what all of them are worth."""
+    assert question.places is not None
+    mine = question.places.supply == supply
+    part = min(question.survive.nodes / nodes_of_supply(question, int(np.flatnonzero(mine)[0])), 1.0)
+    return np.where(mine, prices * (1 - part), prices)
+
+
+def worth_of_node(kinds: Kinds, prices: Floats, mine: Sequence[int]) -> float:
+    """What one node may hold of the kinds ``mine``, at ``prices`` (n,), at most; of an engine of several nodes its
+    part."""
+    node = int(kinds.node[mine[0]])
+    best = np.zeros(node + 1)
+    for room in range(1, node + 1):
+        best[room] = best[room - 1]
+        for v in mine:
+            gpus = int(kinds.gpus[v])
+            size, worth = min(gpus, node), float(prices[v]) / max(gpus / node, 1.0)
+            if size <= room:
+                best[room] = max(best[room], best[room - size] + worth)
+    return float(best[node])

@@ -1,0 +1,90 @@
+"""Rows of very many servers, of which a part is simulated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planner.power.assembly import _by_kinds
+from planner.power.large import MOST_SIMULATED, SIMULATED, smaller
+from planner.power.report import _by_nameplate
+from planner.power.request import parse_power_request
+from planner.power.row import row_of, row_without_load
+from planner.power.series import timeline
+from planner.power.traffic import RecordedLoad
+from profiles.errors import Unsupported
+
+
+def _row(fields: dict[str, Any], today: int, **more: Any) -> dict[str, Any]:
+    server = {**fields["servers"][0], "today": today}
+    return {**fields, "supply": {"name": "hall", "budget_watts": 5000 * today}, "servers": [server], **more}
+
+
+def test_a_row_below_twice_as_many_is_itself(fields: dict[str, Any]) -> None:
+    request = parse_power_request(_row(fields, 2 * SIMULATED - 1))
+    found, block = smaller(request)
+    assert found is request
+    assert block == 1.0
+
+
+def test_servers_budgets_and_training_shrink_alike(fields: dict[str, Any]) -> None:
+    asked = _row(fields, 10_000, training={"servers": 100, "watts": 4000})
+    found, block = smaller(parse_power_request(asked))
+    assert (found.today, block, found.supply.budget_watts) == (200, 50.0, 5000 * 200)
+    assert found.training is not None
+    assert (found.training.servers, found.training.watts) == (100, 80.0)
+
+
+def test_nodes_keep_their_watts_a_server(fields: dict[str, Any]) -> None:
+    halls = [{"name": f"pdu{i}", "budget_watts": 5000 * n, "servers": n} for i, n in enumerate((300, 500, 1200))]
+    supply = {"name": "hall", "budget_watts": 9e6, "children": halls}
+    found, block = smaller(parse_power_request({**_row(fields, 2000), "supply": supply}))
+    assert block == pytest.approx(7, rel=0.01)  # of the least node at least forty are simulated
+    for node in found.supply.children:
+        assert node.servers is not None
+        assert node.budget_watts == pytest.approx(5000 * node.servers)
+    assert found.supply.budget_watts == pytest.approx(9e6 * sum(n.servers or 0 for n in found.supply.children) / 2000)
+
+
+def test_many_small_racks_are_refused_before_anything_is_simulated(fields: dict[str, Any]) -> None:
+    racks = [{"name": f"rack{i}", "budget_watts": 100_000, "servers": 20} for i in range(100)]
+    supply = {"name": "hall", "budget_watts": 1e7, "children": racks}
+    with pytest.raises(Unsupported, match="today's 2,000 on 100 lowest nodes, the least of 20 servers") as told:
+        row_of(parse_power_request({**_row(fields, 2000), "supply": supply}))
+    assert f"of {MOST_SIMULATED} servers and fewer by itself" in told.value.hint
+
+
+def test_its_trace_is_shared_by_the_servers_that_stand_for_others(fields: dict[str, Any]) -> None:
+    """What a row of 400 draws, simulated whole and by halves."""
+    draw, n = np.random.default_rng(0), 16_000
+    arrival = np.sort(draw.uniform(0, 700, n))
+    trace = {
+        "name": "t",
+        "arrival_s": (arrival - arrival[0]).tolist(),
+        "isl": draw.integers(500, 4000, n).tolist(),
+        "osl": draw.integers(50, 800, n).tolist(),
+    }
+    request = parse_power_request(_row(fields, 400, trace=trace))
+    row, _ = row_of(request)
+    assert (row.today, row.told(row.today), row.told(_by_nameplate(row))) == (200, 400, 400)
+    part = timeline((request, row))
+    whole = row_without_load(request)
+    isl, osl = np.array(trace["isl"]), np.array(trace["osl"])
+    all_of_it = timeline((request, whole.under(RecordedLoad(np.array(trace["arrival_s"]), isl, osl, 400))))
+    assert len(part) == len(all_of_it)
+    assert part[60:].mean() == pytest.approx(all_of_it[60:].mean(), rel=0.01)
+    assert part.tolist() == timeline((request, row_of(request)[0])).tolist()
+
+
+def test_kinds_sum_to_all(fields: dict[str, Any]) -> None:
+    servers = [{**fields["servers"][0], "kind": kind, "today": n} for kind, n in (("a", 7003), ("b", 2997))]
+    asked = parse_power_request({**_row(fields, 10_000), "servers": servers})
+    small, block = smaller(asked)
+    assert [each.today for each in small.servers] == [140, 60]
+    row = replace(row_without_load(small), block=block)
+    counts = [each.servers for each in _by_kinds(row, 250)]
+    assert sum(counts) == row.told(250) == 12_500
+    assert counts[0] == pytest.approx(12_500 * 0.7, rel=0.01)
