@@ -36,8 +36,10 @@ WIDTHS = {
 
 RELEASES = ("release", "amd release")
 BY_ATTENTION = ("trtllm",)
-"""Frameworks whose models share effects where their attention is not plain: held out, SGLang's by model and vLLM's
-newest releases are further off with such effects (this, and the width of 0.10, were chosen on these hold-outs)."""
+"""Frameworks whose models share what steps with prompts take where their attention is not plain (latent caches are
+projected up and joined for them, outside of graphs; not timed apart). Steps without prompts share nothing: engines that
+only decode, which no fit sees, do not show it (docs/accuracy.md). That SGLang's and vLLM's have none, and the width of
+0.10, were chosen on the hold-outs."""
 
 KINDS = 4
 IN_EFFECT = np.array([1.0, 1.0, 1.0, 1e3])
@@ -51,8 +53,7 @@ def release_keys(runs: MeasuredRuns) -> Texts:
 
 
 def attention_keys(runs: MeasuredRuns) -> Texts:
-    """In what models share offsets, [n]: a framework's kernels for an attention family, and its joins between them.
-    Plain ones share its constants only."""
+    """In what models share offsets, [n]: a framework's attention family. Plain ones share its constants only."""
     last = [kind.rpartition(" ")[2] for kind in runs.kind]
     own = [name in BY_ATTENTION and kind != "plain" for name, kind in zip(runs.framework, last, strict=True)]
     return np.where(own, [f"{name} {kind}" for name, kind in zip(runs.framework, last, strict=True)], "").astype(object)
