@@ -141,9 +141,15 @@ case "${{1:-}}" in
 esac
 {_RUN}
 run nvidia-smi {restored}
-nvidia-smi --query-gpu=index,power.default_limit --format=csv,noheader,nounits | while IFS=', ' read -r index watts; do
-  run nvidia-smi --id="$index" --power-limit="${{watts%.*}}"
-done
+if [ "$really" = no ] && ! command -v nvidia-smi >/dev/null; then
+  echo "+ nvidia-smi --id=EACH --power-limit=ITS_DEFAULT (read where nvidia-smi is; here it is not)"
+else
+  nvidia-smi --query-gpu=index,power.default_limit --format=csv,noheader,nounits |
+    while IFS=', ' read -r index watts; do
+    case "$watts" in *[!0-9.]*) echo "GPU $index says no default power limit ($watts): left as it is"; continue ;; esac
+    run nvidia-smi --id="$index" --power-limit="${{watts%.*}}"
+  done
+fi
 if [ "$really" = no ]; then echo "nothing was set: say --apply"; fi
 """
     check = f"""{head}# Whether every GPU of this server keeps a level's clock: a driver loaded anew forgets it.

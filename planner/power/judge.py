@@ -97,6 +97,7 @@ class Judge:
         by_value: brakes are held against the limit by their number, not by its upper bound.
         strict: a limit on a percentile beyond the 99th that too few requests show is refused.
         at_most: servers that are tried at most; default: today's and :data:`MOST_EXTRA` more.
+        every_slot: of a large row, too, as many slots as days: where many may brake, fewer would not count them.
     """
 
     row: RowModel
@@ -106,6 +107,7 @@ class Judge:
     by_value: bool = False
     strict: bool = False
     at_most: int | None = None
+    every_slot: bool = False
     progress: Callable[[str], None] | None = None
     _whole: dict[int, Requests] = field(default_factory=dict)
     _slots: list[tuple[int, int]] = field(default_factory=list)
@@ -161,7 +163,7 @@ class Judge:
         if not self._slots:
             days = range(self.days.first, self.days.first + self.days.screened)
             more = SMALL_ROW / self.row.today
-            few = self.row.today >= LARGE_ROW and self.most_brakes < 0.05 * self.days.screened
+            few = not self.every_slot and self.row.today >= LARGE_ROW and self.most_brakes < 0.05 * self.days.screened
             count = round(self.days.screened * min(max(more, 0.2 if few else 1.0), 8.0))
             self._slots = busiest(self.load, self.request.seed, days, count, self.tail)
         return self._slots

@@ -46,9 +46,10 @@ def smaller(request: PowerRequest) -> tuple[PowerRequest, float]:
 
 
 def _refuse(request: PowerRequest, places: list[float]) -> None:
+    enough = OF_A_NODE * -(-request.today // MOST_SIMULATED)
     raise Unsupported(
         f"servers: today's {request.today:,} on {len(places):,} lowest nodes, the least of {min(places):,.0f} servers: "
-        f"rows of more than {MOST_SIMULATED} are simulated where every lowest node has {2 * OF_A_NODE} and more",
+        f"so many are simulated where every lowest node has {enough} and more",
         f"ask for each part of the tree of {MOST_SIMULATED} servers and fewer by itself, with its part of the load; "
         "or for the whole without its lowest nodes, whose budgets then are not looked at",
     )

@@ -81,8 +81,9 @@ class PriorityClass(Document):
 
 
 class Telemetry(Document):
-    period_s: Annotated[Annotated[float, Field(ge=1, le=3600), PLAIN_NUMBER], _IN_SECONDS] = Field(
-        default=2.0, description="between two readings of the row's power"
+    period_s: Annotated[Annotated[float, Field(ge=0.001, le=3600), PLAIN_NUMBER], _IN_SECONDS] = Field(
+        default=2.0,
+        description="between two readings of the row's power; whole seconds, unless a policy is run on a series",
     )
     error: Annotated[Annotated[float, Field(ge=0, le=0.5), PLAIN_NUMBER], _AS_SHARE] = Field(
         default=0.0, description="standard deviation of a reading, relative"

@@ -32,9 +32,11 @@ def row_of(
     """
     period = request.telemetry.period_s
     if period % 1:
+        what = "shorter than a second" if period < 1 else "not a whole number of seconds"
         raise InputError(
-            f"telemetry: period_s: {period:g} is not a whole number of seconds, in which a row is simulated",
-            f"write {int(period)} or {int(period) + 1}",
+            f"telemetry: period_s: {period:g} is {what}, in steps of which a row is simulated",
+            f"write {f'{int(period)} or ' if period > 1 else ''}{int(period) + 1}; a policy that is published, against "
+            "a series of your own (--policy polca --drive FILE), takes it as it is",
         )
     asked, block = smaller(request)
     row = replace(row_without_load(asked, catalogue, measured), block=block)

@@ -30,7 +30,7 @@ class Stressed:
 def stressed(row: RowModel, request: PowerRequest, policy: Policy, servers: int) -> Iterator[Stressed]:
     """Each case, the policy and its thresholds as they are. Brakes are judged by their value: of so few days the bound
     says little."""
-    usual = Judge(row, request, _DAYS, by_value=True, at_most=servers)
+    usual = Judge(row, request, _DAYS, by_value=True, at_most=servers, every_slot=True)
     for case, changed, advice in cases(row):
         judge = usual.like(changed)
         verdict = judge.verdict(policy, servers)

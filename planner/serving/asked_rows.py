@@ -188,7 +188,8 @@ def asked_row(
     if (users := work.concurrency) is not None:
         weights = record.get("precision", "")
         engine = CampaignEngine(
-            framework.name, model.name, gpu.name, weights, tp, dp, work.isl, users, drafts != 0, framework.release
+            *(framework.name, model.name, gpu.name, weights, tp, dp),
+            *(work.isl, users, drafts != 0, framework.release, work.osl),
         )
         record = as_started({**record, "date": day_or_as_it_is(record.get("date", ""))}, engine, notes)
         framework = find_framework(release_asked(record))

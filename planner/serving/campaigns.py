@@ -25,7 +25,10 @@ WHO = ("campaign", "source")
 COLD = "warmup_requests"
 """The column that says how many requests were sent before those that count; 0: the engine was cold."""
 
-ONE_PROMPT = "one prompt"
+ONE_PROMPT, ONE_REQUEST = "one prompt", "one request"
+_BESIDE = 200  # tokens that the longest request is taken to be longer than prompt and answer
+_NARROW = re.compile(r"(fp|int|mxfp|nvfp)[48]|w[48]a|awq|gptq", re.ASCII)
+"""Weights of 8 and 4 bits."""
 _ROUND = 64  # tokens that a budget of one prompt is rounded up to, beside as many to spare
 _DRAFTED, _DRAFTED_APART = 3, 1  # tokens a step where the model drafts, and with attention data parallelism
 
@@ -44,6 +47,7 @@ class CampaignEngine:
     users: int
     drafts: bool
     release: Release
+    osl: int = 0
 
     @property
     def weights(self) -> str:
@@ -65,14 +69,18 @@ class CampaignRecipe(BaseModel):
     tp: int | None = None
     attention_dp: bool = False
     drafts: bool | None = None
+    isl: int | None = None
+    osl: int | None = None
+    below_tp: int | None = None
     from_release: str = ""
     images: dict[dt.date, str] = {}
     script: str
     polling_interval: dict[int, int] = {}
-    max_num_batched_tokens: int | Literal["one prompt"] | None = None
+    max_num_batched_tokens: int | Literal["one prompt", "one request"] | None = None
     fewest: int = 0
     since: dt.date | None = None
     gpu_memory_utilization: float | None = None
+    kv_precision: str = ""
 
     def fits(self, engine: CampaignEngine) -> bool:
         return (
@@ -83,6 +91,9 @@ class CampaignRecipe(BaseModel):
             and self.tp in (None, engine.tp)
             and (engine.dp > 1 or not self.attention_dp)
             and self.drafts in (None, engine.drafts)
+            and self.isl in (None, engine.isl)
+            and self.osl in (None, engine.osl)
+            and (self.below_tp is None or engine.tp < self.below_tp)
             and not (self.from_release and engine.release.older_than(self.from_release))
         )
 
@@ -101,16 +112,21 @@ class CampaignRecipe(BaseModel):
             tokens = -(-whole // _ROUND) * _ROUND
             late = self.since is None or date >= self.since.isoformat()
             out["max_num_batched_tokens"] = str(max(tokens, self.fewest if late else 0))
+        elif self.max_num_batched_tokens == ONE_REQUEST:
+            out["max_num_batched_tokens"] = str(engine.isl + engine.osl + _BESIDE)
         elif self.max_num_batched_tokens is not None:
             out["max_num_batched_tokens"] = str(self.max_num_batched_tokens)
         if self.gpu_memory_utilization is not None:
             out["gpu_memory_utilization"] = f"{self.gpu_memory_utilization:g}"
+        if self.kv_precision:
+            out["kv_precision"] = self.kv_precision
         return out
 
 
 class Campaign(BaseModel):
     """One that publishes its scripts; ``cold``: whether it measures engines that were just started; ``spread``: of the
-    lengths that its clients draw, where lengths are whole multiples (:func:`chosen`) and not means."""
+    lengths that its clients draw, where lengths are whole multiples (:func:`chosen`) and not means; ``narrow_cache``:
+    precision of the cache beside weights of 8 and 4 bits, where a recipe says no other."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -119,6 +135,7 @@ class Campaign(BaseModel):
     read: dt.date
     cold: bool = False
     spread: str = ""
+    narrow_cache: str = ""
     recipes: tuple[CampaignRecipe, ...]
 
 
@@ -127,6 +144,11 @@ def campaigns() -> dict[str, Campaign]:
     """By the word that the name of who measured begins with."""
     path = Path(__file__).parent / "campaigns.yaml"
     return shipped(path, lambda document: {name: Campaign.model_validate(each) for name, each in document.items()})
+
+
+def narrow_cache(weights: str, cache: str) -> dict[str, str]:
+    """The column that says ``cache``, beside ``weights`` of 8 or 4 bits; nothing for others."""
+    return {"kv_precision": cache} if cache and _NARROW.match(weights) else {}
 
 
 def _of(record: Mapping[str, str]) -> Campaign | None:
@@ -160,10 +182,11 @@ def as_started(record: Mapping[str, str], engine: CampaignEngine, notes: list[st
         return out
     if campaign.cold and not out.get(COLD):
         out[COLD] = "0"
-    if recipe is None:
-        return out
-    said = {n: text for n, text in recipe.said(engine, record.get("date", "")).items() if not record.get(n)}
+    said = recipe.said(engine, record.get("date", "")) if recipe is not None else {}
+    said = {**said, **narrow_cache(engine.weights, campaign.narrow_cache), **said}
+    said = {name: text for name, text in said.items() if not record.get(name)}
     if said:
         told = ", ".join(f"{name}={text}" for name, text in said.items())
-        notes.append(f"as {campaign.title} starts it ({recipe.script}): {told}")
+        by = f" ({recipe.script})" if recipe is not None else ""
+        notes.append(f"as {campaign.title} starts it{by}: {told}")
     return out | said

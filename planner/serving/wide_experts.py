@@ -215,7 +215,15 @@ def exchanges_called(word: str, on: EngineMachines) -> list[str]:
         what = f"{on.framework.title} has no words for it"
     else:
         what = f"{on.framework.title} knows no such exchange"
-    raise InputError(f"exchange: {shown(word)}: {what}", f"give one of {', '.join((NOTHING, *can.exchanges))}")
+    release = on.framework.release
+    there = [
+        name
+        for name, way in can.exchanges.items()
+        if way.runs_on(on.gpu)
+        and not (way.since and release.older_than(way.since))
+        and (not way.before or release.older_than(way.before))
+    ]
+    raise InputError(f"exchange: {shown(word)}: {what}", f"give one of {', '.join((NOTHING, *there))}")
 
 
 def refused_exchange(
@@ -318,5 +326,5 @@ def _check_slots(layout: Layout, experts: MixtureOfExperts, redundant: int, eplb
     if redundant and eplb == "off" and framework.parallelism.copies_need_balancer:
         raise InputError(
             f"redundant: {framework.full_name} keeps no copies of experts without a balancer, and eplb is off",
-            "give eplb=static or dynamic, or redundant=0",
+            "give eplb=static or dynamic" + ("" if experts.experts % layout.ep else ", or redundant=0"),
         )

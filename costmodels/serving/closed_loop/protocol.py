@@ -318,10 +318,21 @@ class _Play:
             # Requests come at random: those that are served together are so many on average, at least one.
             rate = self.weight * (self.remaining <= self.soon[:, None]).sum(1) / np.maximum(self.soon, 1.0)
             rate = np.maximum(rate * self.together * take, 1e-9)
-            each = np.where(burst, each, np.clip(rate / -np.expm1(-rate), 1.0, np.minimum(prompts, self.most)))
+            at_random = np.clip(rate / -np.expm1(-rate), 1.0, np.minimum(prompts, self.most))
+            each = np.where(burst, each, self._with_those_that_wait(chosen, prompts, at_random, rate))
             empty = np.where(self.piped, prompts / np.maximum(each, 1.0) * np.exp(-rate), 0.0)
             fills = np.where(burst, fills, empty)
         return burst, each, fills
+
+    def _with_those_that_wait(self, chosen: Bools, prompts: Floats, each: Floats, rate: Floats) -> Floats:
+        """Prompts of a step, [n], where a slot stands for more than a step of several ranks takes: its requests came
+        one after the other at the ``rate`` (of a step) since the first of them, and those that are there already fill
+        steps. An engine that is full lets them in as others end, however long they have waited."""
+        since = self.now - np.where(chosen, self.arrival, _NEVER).min(1)
+        there = np.minimum(np.maximum(since, 0.0) / self.grid.prefill_us[:, 0] * self.grid.chunks * rate, prompts)
+        batches = there / self.most + (prompts - there) / each
+        queues = (self.at_once == 1) & (self.ranks > 1) & (self.room >= self.slots)
+        return np.where(queues, prompts / np.maximum(batches, 1.0), each)
 
     def _admit(self, chosen: Bools, turn: Ints, alone: Floats, early: Floats) -> None:
         """The ``chosen`` have their first token, ``early`` before now, after no less than ``alone``, and decode."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from planner.solving.mix.clock import Deadline
-from planner.solving.mix.losses import ALL, losses, remaining
+from planner.solving.mix.losses import ALL, every_remaining, losses
 from planner.solving.mix.master import affordable, fits
 from planner.solving.mix.mending import Searched
 from planner.solving.mix.question import MixQuestion
@@ -60,9 +60,9 @@ class DaySearch:
         whole, least = rows @ prices, np.full((len(rows), prices.shape[1]), np.inf)
         if self._q.survive.any:
             for i, row in enumerate(rows):
-                after = [remaining(row, loss) for loss in losses(self._q, row.astype(np.int64)) if loss]
+                after = [loss for loss in losses(self._q, row.astype(np.int64)) if loss]
                 if after:
-                    least[i] = (np.array(after) @ prices).min(axis=0) / self._search.share
+                    least[i] = (every_remaining(row, after) @ prices).min(axis=0) / self._search.share
         return whole, np.minimum(whole, least)
 
     def carried(self, rows: Floats) -> Bools:
@@ -74,20 +74,21 @@ class DaySearch:
     def _lacking(self, t: int, row: Floats) -> tuple[int, float, Floats] | None:
         """(price, what is lacking at it, what one more of each kind adds) of the worst loss of a row; None: nothing."""
         prices, every = self._search.stacked()
-        known = every[:, t]
-        worst, found = SHORT * 10, None
-        for loss in losses(self._q, row.astype(np.int64)):
-            share = self._search.share if loss else 1.0
-            worth = prices @ remaining(row, loss)
-            short = (share * known - worth) / np.maximum(share * known, 1e-300)
-            k = int(np.argmax(short))
-            if short[k] > worst:
-                gain = prices[k].copy()
-                for v, count in loss:
-                    if count >= ALL:
-                        gain[v] = 0.0
-                worst, found = float(short[k]), (k, float(share * known[k] - worth[k]), gain)
-        return found
+        if not len(prices):
+            return None
+        after = list(losses(self._q, row.astype(np.int64)))
+        shares = np.array([self._search.share if loss else 1.0 for loss in after])
+        need = shares[:, None] * every[:, t]
+        lacking = need - every_remaining(row, after) @ prices.T
+        short = lacking / np.maximum(need, 1e-300)
+        worst, k = np.unravel_index(int(np.argmax(short)), short.shape)
+        if short[worst, k] <= SHORT * 10:
+            return None
+        gain = prices[k].copy()
+        for v, count in after[worst]:
+            if count >= ALL:
+                gain[v] = 0.0
+        return int(k), float(lacking[worst, k]), gain
 
     # -------------------------------------------------------------- candidates
 

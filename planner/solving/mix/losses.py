@@ -37,7 +37,7 @@ def losses(question: MixQuestion, engines: Ints) -> Iterator[Loss]:
 
     if ask.engines:
         for which in combinations_with_replacement(present, ask.engines):
-            loss = _counted(which, engines)
+            loss = ((which[0], 1),) if ask.engines == 1 else _counted(which, engines)
             if new(loss):
                 yield loss
     if ask.nodes:
@@ -65,6 +65,15 @@ def remaining(engines: Ints | Floats, loss: Loss) -> Floats:
     left = engines.astype(np.float64)
     for v, count in loss:
         left[v] = max(left[v] - count, 0.0)
+    return left
+
+
+def every_remaining(engines: Ints | Floats, every: Sequence[Loss]) -> Floats:
+    """(losses, n) what is left after each."""
+    left = np.repeat(engines.astype(np.float64)[None, :], len(every), axis=0)
+    rows = [i for i, loss in enumerate(every) for _ in loss]
+    kinds, counts = [v for loss in every for v, _ in loss], [count for loss in every for _, count in loss]
+    left[rows, kinds] = np.maximum(left[rows, kinds] - counts, 0.0)
     return left
 
 

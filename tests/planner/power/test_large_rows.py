@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from planner.power.assembly import _by_kinds
+from planner.power.judge import Days, Judge
 from planner.power.large import MOST_SIMULATED, SIMULATED, smaller
 from planner.power.report import _by_nameplate
 from planner.power.request import parse_power_request
 from planner.power.row import row_of, row_without_load
 from planner.power.series import timeline
-from planner.power.traffic import RecordedLoad
+from planner.power.traffic import Bursts, RecordedLoad, ReferenceLoad
 from profiles.errors import Unsupported
 
 
@@ -54,6 +55,7 @@ def test_many_small_racks_are_refused_before_anything_is_simulated(fields: dict[
     supply = {"name": "hall", "budget_watts": 1e7, "children": racks}
     with pytest.raises(Unsupported, match="today's 2,000 on 100 lowest nodes, the least of 20 servers") as told:
         row_of(parse_power_request({**_row(fields, 2000), "supply": supply}))
+    assert "every lowest node has 120 and more" in str(told.value)
     assert f"of {MOST_SIMULATED} servers and fewer by itself" in told.value.hint
 
 
@@ -77,6 +79,17 @@ def test_its_trace_is_shared_by_the_servers_that_stand_for_others(fields: dict[s
     assert len(part) == len(all_of_it)
     assert part[60:].mean() == pytest.approx(all_of_it[60:].mean(), rel=0.01)
     assert part.tolist() == timeline((request, row_of(request)[0])).tolist()
+
+
+def test_of_a_large_row_fewer_slots_count_brakes_that_may_hardly_be(fields: dict[str, Any]) -> None:
+    request = parse_power_request(_row(fields, 200))
+    row = row_without_load(request).under(ReferenceLoad(0.02, Bursts(24, 0.4, 120, 20)))
+    judge = Judge(row, request, Days(120, 1), by_value=True)
+    assert len(judge.slots()) == 24
+    assert len(Judge(row, request, Days(120, 1), by_value=True, every_slot=True).slots()) == 120
+    many = request.model_copy(update={"max_brakes_per_year": 100.0})
+    assert len(Judge(row, many, Days(120, 1), by_value=True).slots()) == 120
+    assert judge.slots() == Judge(row, request, Days(120, 1), every_slot=True).slots()[:24]
 
 
 def test_kinds_sum_to_all(fields: dict[str, Any]) -> None:

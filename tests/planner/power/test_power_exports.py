@@ -87,6 +87,15 @@ def test_nothing_is_set_unless_asked(folder: Path) -> None:
         assert not [call for call in calls if "query" not in call]
 
 
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has the real one")
+def test_a_dry_run_needs_no_gpus(folder: Path) -> None:
+    (folder / "bin" / "nvidia-smi").unlink()
+    for words in (("apply.sh", "2", "lp"), ("rollback.sh",)):
+        code, said, _ = run(folder, *words)
+        assert code == 0
+        assert "nothing was set" in said
+
+
 def test_a_level_is_applied_and_rolled_back(folder: Path) -> None:
     assert run(folder, "apply.sh", "2", "lp", "--apply")[2] == ["--lock-gpu-clocks=210,810"]
     assert run(folder, "apply.sh", "1", "hp", "--apply")[2] == ["--reset-gpu-clocks"]

@@ -51,6 +51,10 @@ WRONG: dict[str, tuple[Change, str]] = {
         lambda f: f.update(telemetry={"period_s": 2.5}),
         "period_s: 2.5 is not a whole number of seconds",
     ),
+    "a reading within a second": (
+        lambda f: f.update(telemetry={"period_s": "250ms"}),
+        "period_s: 0.25 is shorter than a second",
+    ),
     "a limit that may be meant in per cent": (
         lambda f: f.update(slo_impact={"hp_p50": 1}),
         "hp_p50: 1 is a share of 100%",

@@ -83,7 +83,7 @@ def test_what_a_row_says_goes_before() -> None:
 def test_other_rows_are_as_they_were(said: dict[str, str]) -> None:
     row = asked(**said)
     assert (row.recipe.polling_interval, row.recipe.max_num_batched_tokens) == (None, None)
-    assert not any("as InferenceX starts it" in note for note in row.notes)
+    assert not any("as InferenceX starts it (" in note for note in row.notes)
 
 
 def test_engines_are_warm_unless_said_otherwise() -> None:
@@ -155,3 +155,54 @@ def test_fp8_of_a_model_that_is_published_in_mxfp4_alone_is_of_something_else_wh
     assert "'fp8' is not of openai/gpt-oss-20b's weights, which are published in mxfp4" in ran["note"]
     asked = predict(table.drop(columns="tpot_ms_mean")).iloc[0]
     assert "requantizing it to fp8 is not done" in asked["error"]
+
+
+LLAMA = {"model": "meta-llama/Llama-3.1-70B", "precision": "fp8", "tp": "4"}
+
+
+@pytest.mark.parametrize(
+    ("said", "cache"),
+    [
+        ({**LLAMA, "framework": "vllm", "gpu": "H100"}, "fp8"),
+        ({**LLAMA, "framework": "vllm", "gpu": "H100", "kv_precision": "bf16"}, "bf16"),
+        ({**LLAMA, "framework": "vllm", "gpu": "H100", "precision": "bf16"}, None),
+        ({**LLAMA, "framework": "vllm", "gpu": "H100", "source": "my lab"}, None),
+        ({"gpu": "H200"}, "bf16"),
+        ({"gpu": "B200"}, "fp8"),
+        ({"model": "openai/gpt-oss-120b", "precision": "mxfp4", "framework": "vllm", "gpu": "MI300X"}, "bf16"),
+        ({"model": "openai/gpt-oss-120b", "precision": "fp4", "framework": "vllm", "gpu": "B200"}, "fp8"),
+    ],
+)
+def test_caches_are_kept_in_what_the_scripts_say(said: dict[str, str], cache: str | None) -> None:
+    assert asked(**said).kv_precision == cache
+
+
+@pytest.mark.parametrize(
+    ("said", "recipe"),
+    [
+        ({"gpu": "B200"}, (20, 16384)),
+        ({"gpu": "B200", "tp": "8"}, (None, 16384)),
+        ({"gpu": "B200", "precision": "nvfp4"}, (20, 1024 + 1024 + 200)),
+        ({"gpu": "H200", "osl": "8192"}, (None, 1024 + 8192 + 200)),
+        ({"gpu": "MI325X", "framework": "vllm"}, (None, 131072)),
+    ],
+)
+def test_llamas_engines_of_inferencex(said: dict[str, str], recipe: tuple[int | None, int]) -> None:
+    row = asked(**{**LLAMA, "framework": "trtllm", **said}).recipe
+    assert (row.polling_interval, row.max_num_batched_tokens) == recipe
+
+
+@pytest.mark.parametrize(
+    ("framework", "model", "gpu", "precision"),
+    [
+        ("vllm", "moonshotai/Kimi-K2.5", "MI355X", "int4"),
+        ("vllm", "MiniMaxAI/MiniMax-M2.5", "MI300X", "fp8"),
+        ("sglang", "zai-org/GLM-5-FP8", "MI355X", "fp8"),
+        ("sglang", "Qwen/Qwen3.5-397B-A17B-FP8", "MI325X", "fp8"),
+    ],
+)
+def test_amds_scripts_without_a_word_keep_caches_in_16_bits(
+    framework: str, model: str, gpu: str, precision: str
+) -> None:
+    row = asked(framework=framework, model=model, gpu=gpu, precision=precision)
+    assert row.kv_precision == "bf16"

@@ -22,7 +22,10 @@ WORDS = {
         "ascend_fuseep ascend_tp deepep deepep_v2 flashinfer flashinfer_megamoe megamoe mooncake mori nixl none pplx"
     ),
     # TRTLLM_FORCE_COMM_METHOD, and the names of its classes (communication_factory.py, read 2026-11)
-    "trtllm": "allgather deepep deepeplowlatency mnnvl nvlink_one_sided nvlink_two_sided nvlinkonesided nvlinktwosided",
+    "trtllm": (
+        "allgather deepep deepeplowlatency mnnvl nvlink_one_sided nvlink_two_sided nvlinkonesided nvlinktwosided "
+        "wideep"  # moe_config.backend
+    ),
 }
 ENGINE = {
     "model": "Qwen/Qwen3-235B-A22B-FP8", "gpu": "H100", "tp": "1", "dp": "16", "ep": "16", "role": "decode",
@@ -47,6 +50,8 @@ def test_what_is_not_priced_is_refused_by_name_and_why() -> None:
     ]
     assert "exchange: 'moonep': is not priced: it fetches experts' weights while it runs" in moon
     assert "exchange: 'ascend_tp': is not priced: it runs on Huawei's NPUs alone; give one of none, " in ascend
+    (wide,) = asked({"framework": "trtllm", "exchange": "WIDEEP"})["error"]
+    assert "exchange: 'wideep': is not priced: it is a backend of experts (moe_config)" in wide
 
 
 def test_an_earlier_name_says_the_same() -> None:
@@ -72,3 +77,22 @@ def test_steps_that_nothing_hides_hide_nothing() -> None:
         "step_ms_by_part"
     ]
     assert not parts.str.contains("hidden").any()
+
+
+def test_words_that_would_do_are_those_of_this_gpu_and_release() -> None:
+    old, new = asked({"framework": "vllm@0.19.1", "exchange": "fast"}, {"framework": "vllm", "exchange": "fast"})[
+        "error"
+    ]
+    assert "mori" not in old + new
+    assert "pplx" not in new
+    assert "deepep_v2" in new
+    assert "deepep_v2" not in old
+
+
+def test_copies_that_nobody_balances_are_not_said_to_be_needless_where_experts_do_not_divide() -> None:
+    ways = {"framework": "vllm", "eplb": "off"}
+    whole, not_whole = asked(
+        {**ways, "redundant": "16"}, {**ways, "dp": "40", "ep": "40", "redundant": "32", "concurrency": "640"}
+    )["error"]
+    assert whole.endswith("give eplb=static or dynamic, or redundant=0")
+    assert not_whole.endswith("give eplb=static or dynamic")

@@ -197,6 +197,20 @@ def test_prompts_of_a_queue_follow_one_pipeline_stage_apart_and_a_lone_one_goes_
     np.testing.assert_allclose(alone.ttft[0, :GENERATIONS], 1000.0)
 
 
+def test_prompts_that_wait_fill_the_steps_of_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each of 32 ranks takes a prompt in a step of 85, decode steps take 25. Where each step takes only what comes in
+    # one, users of clusters wait 98 times as long as these.
+    ranks, users = np.array([32]), np.array([2048])
+    steps = replace(grid(1, 25.0, 1.0, mixed=True, most=32), prefill_us=np.array([[85.0, 85.0]]))
+    sent = Clients.of(users, np.array([300]), 0.8)
+    clustered = closed_loop(steps, sent, np.array([10**6]), ranks)
+    monkeypatch.setattr("costmodels.serving.closed_loop.protocol.SLOTS", 2048)
+    single = closed_loop(steps, sent, np.array([10**6]), ranks)
+    assert np.nanmean(clustered.ttft) < 2.5 * np.nanmean(single.ttft)
+    assert np.nanmean(clustered.tpot) == pytest.approx(np.nanmean(single.tpot), rel=0.15)
+    assert clustered.output_tokens_per_s[0] == pytest.approx(single.output_tokens_per_s[0], rel=0.18)
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 def test_prompts_of_clusters_come_one_by_one_after_the_burst(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # A prompt costs 800 alone and 100 beside others; few end in the same step.
