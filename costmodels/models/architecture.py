@@ -441,6 +441,10 @@ class Architecture:
         return any(isinstance(group.attention, LatentAttention) for group in self.layer_groups)
 
     @property
+    def attention_family(self) -> str:  # frameworks have kernels for each; linear: some layers update a matrix
+        return "latent" if self.is_latent else "linear" if self.state_layers else "plain"
+
+    @property
     def is_sparse(self) -> bool:
         attentions = (group.attention for group in self.layer_groups)
         return any(isinstance(each, LatentAttention) and each.indexer is not None for each in attentions)

@@ -99,7 +99,7 @@ class ServedModel:
     @property
     def kind(self) -> str:
         """Of the model, as effects of models are known by."""
-        return model_kind(self.model.layers, self.model.hidden, self.precision.weights)
+        return model_kind(self.model.layers, self.model.hidden, self.precision.weights, self.model.attention_family)
 
     @property
     def slow(self) -> Slow:

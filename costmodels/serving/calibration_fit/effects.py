@@ -1,6 +1,6 @@
 """The groups that runs share effects in, as columns of a matrix whose coefficients are independent with unit variance.
 
-Vendor and model over all frameworks; generation, GPU type, model in a precision and campaign within one; and
+Vendor and model over all frameworks; generation, GPU type, attention, model in a precision and campaign within one; and
 within a framework on a GPU type a Gaussian process over the days of releases, exp(−|Δ| ÷ :data:`MEMORY_DAYS`).
 Where they span as much, a trend of all releases, and AMD's beside it."""
 
@@ -22,6 +22,7 @@ WIDTHS = {
     "vendor": (0.30, 0.30, 0.20, 0.20),
     "framework generation": (0.10, 0.10, 0.02, 0.0),
     "framework gpu": (0.10, 0.10, 0.20, 0.0),
+    "framework attention": (0.0, 0.10, 0.0, 0.0),
     "model": (0.05, 0.02, 0.01, 0.0),
     "framework model": (0.05, 0.05, 0.03, 0.0),
     "campaign": (0.10, 0.10, 0.30, 0.0),
@@ -34,6 +35,11 @@ WIDTHS = {
 
 
 RELEASES = ("release", "amd release")
+BY_ATTENTION = ("trtllm",)
+"""Frameworks whose models share what steps with prompts take where their attention is not plain (latent caches are
+projected up and joined for them, outside of graphs; not timed apart). Steps without prompts share nothing: engines that
+only decode, which no fit sees, do not show it (docs/accuracy.md). That SGLang's and vLLM's have none, and the width of
+0.10, were chosen on the hold-outs."""
 
 KINDS = 4
 IN_EFFECT = np.array([1.0, 1.0, 1.0, 1e3])
@@ -44,6 +50,13 @@ IN_EFFECT = np.array([1.0, 1.0, 1.0, 1e3])
 def release_keys(runs: MeasuredRuns) -> Texts:
     """In what releases share their offsets, [n]: a GPU type; of AMD's, whose kernels come by generation, that."""
     return np.where(runs.vendor == "amd", runs.generation, runs.gpu)
+
+
+def attention_keys(runs: MeasuredRuns) -> Texts:
+    """In what models share offsets, [n]: a framework's attention family. Plain ones share its constants only."""
+    last = [kind.rpartition(" ")[2] for kind in runs.kind]
+    own = [name in BY_ATTENTION and kind != "plain" for name, kind in zip(runs.framework, last, strict=True)]
+    return np.where(own, [f"{name} {kind}" for name, kind in zip(runs.framework, last, strict=True)], "").astype(object)
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,7 @@ def groups_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Groups:
         "framework generation": pair(runs.framework, runs.generation),
         "framework gpu": on,
         "model": np.array([kind.partition(" ")[0] for kind in runs.kind], dtype=object),
+        "framework attention": attention_keys(runs),
         "framework model": pair(runs.framework, runs.kind),
         "amd engine": np.where(amd == "amd", released, ""),
         "campaign": pair(runs.framework, runs.campaign),

@@ -336,11 +336,16 @@ def effects_of(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known:
             )
     models = dict(known.models)
     for kind in sorted(set(map(str, runs.kind[runs.framework == framework]))):
-        shape = kind.partition(" ")[0]
-        base = known.models.get(kind, known.models.get(shape, Effect()))
-        models[kind] = base + effect(of("model", shape) + of("framework model", f"{framework} {kind}"))
-    for shape in sorted({kind.partition(" ")[0] for kind in map(str, runs.kind)}):
-        models[shape] = known.models.get(shape, Effect()) + effect(of("model", shape))
+        known_as, _, attention = kind.rpartition(" ")
+        alike, across = of("framework attention", f"{framework} {attention}"), of("model", kind.partition(" ")[0])
+        here = alike + across + of("framework model", f"{framework} {kind}")
+        models[known_as] = known.of_model(kind) + effect(here)
+        if alike.any():
+            models[attention] = known.models.get(attention, Effect()) + effect(alike)
+    for shape, attention in sorted({(kind.split(" ")[0], kind.split(" ")[2]) for kind in map(str, runs.kind)}):
+        alike = of("framework attention", f"{framework} {attention}")
+        base = known.models.get(shape, known.models.get(attention, Effect()))
+        models[shape] = base + effect(alike + of("model", shape))
     on_amd = (runs.framework == framework) & (runs.vendor == "amd")
     shapes = {kind.partition(" ")[0] for kind in map(str, runs.kind[on_amd])}
     trends, until = dict(known.trends), known.trend_until

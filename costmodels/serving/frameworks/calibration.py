@@ -157,24 +157,27 @@ class Effects(BaseModel):
     generations: dict[str, Effect] = {}
     gpus: dict[str, Effect] = {}
     releases: dict[str, tuple[Dated, ...]] = {}
-    models: dict[str, Effect] = {}
+    models: dict[str, Effect] = {}  # by shape and precision, by shape, and by attention
     layers_of: tuple[str, ...] = ()  # shapes of the models whose runs say what a layer takes
     trends: dict[str, Effect] = {}  # of MEMORY_DAYS, by vendor
     trend_until: dt.date | None = None
 
     def on(self, gpu: Gpu, day: dt.date | None, kind: str) -> Effect:
         """Of a GPU type at a release's day: its own, or its generation's and vendor's; the releases' is that of the
-        neighbours, fading with the time between; and of a kind of model (:func:`model_kind`): its own, or that of its
-        architecture in other precisions."""
+        neighbours, fading with the time between; and of a kind of model (:func:`model_kind`)."""
         return Effect(**dict(zip(EFFECTS, self.at((gpu.name, gpu.generation, gpu.vendor), day, kind), strict=True)))
 
     def at(self, gpu: tuple[str, str, str], day: dt.date | None, kind: str) -> tuple[float, ...]:
         """The same by names (GPU type, generation, vendor)."""
-        shape = kind.partition(" ")[0]
-        model = self.models.get(kind, self.models.get(shape, Effect()))
-        found = self.on_type(*gpu) + self.released(gpu[:2], day) + model + self._drift(gpu[2], day)
-        share = 1.0 if not self.layers_of or shape in self.layers_of else OTHER_LAYERS
+        found = self.on_type(*gpu) + self.released(gpu[:2], day) + self.of_model(kind) + self._drift(gpu[2], day)
+        share = 1.0 if not self.layers_of or kind.partition(" ")[0] in self.layers_of else OTHER_LAYERS
         return found.step, found.prompts, found.front, share * found.layer_us
+
+    def of_model(self, kind: str) -> Effect:
+        """A kind of model's own, or its architecture's in other precisions, or that of models with its attention."""
+        own, _, attention = kind.rpartition(" ")
+        known = (self.models.get(each) for each in (own, own.partition(" ")[0], attention))
+        return next((each for each in known if each is not None), Effect())
 
     def on_type(self, gpu: str, generation: str, vendor: str) -> Effect:
         """Of a GPU type under any release."""
@@ -209,9 +212,9 @@ class Effects(BaseModel):
         return self.trends.get(vendor, Effect()).scaled((until - TREND_ORIGIN).days / MEMORY_DAYS)
 
 
-def model_kind(layers: int, hidden: int, precision: str) -> str:
-    """What models have in common whose kernels are off together: shape and precision (of weights)."""
-    return f"{layers}x{hidden} {precision}"
+def model_kind(layers: int, hidden: int, precision: str, attention: str) -> str:
+    """What models have in common whose kernels are off together: shape, precision (of weights) and attention."""
+    return f"{layers}x{hidden} {precision} {attention}"
 
 
 @dataclass(frozen=True)

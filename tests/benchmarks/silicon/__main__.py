@@ -46,6 +46,8 @@ OPTIMISTIC = (
     "before 0.14, how long hosts launch prompts of experts under SGLang, that first requests there wait for kernels "
     "to be compiled, whose rows answer for TensorRT-LLM's fp8 products on Hopper",
     "how NVIDIA sent its own rows (ends of answers four tokens apart, one prompt a step) was inferred from these rows",
+    "that TensorRT-LLM's models of latent or linear attention share what steps with prompts take, how much, and that "
+    "others' do not, was chosen on these hold-outs; that they share nothing of other steps, on decode engines' rows",
     "a held-out model keeps its kernels: some were timed for it by name",
     "rows of aiconfigurator-core whose campaign published no recipe weigh 0.3 (NVIDIA) and 0.1 (NVIDIA Dynamo); "
     "TensorRT-LLM's of the latter are left out: they are deployments of several engines behind a router",

@@ -66,7 +66,7 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
         generation=np.where(gpu == "B200", "blackwell", "hopper").astype(object),
         vendor=np.full(n, "nvidia", dtype=object),
         model=chosen("one", "two"),
-        kind=np.full(n, "60x4096 fp8", dtype=object),
+        kind=np.full(n, "60x4096 fp8 linear", dtype=object),
         campaign=chosen("lab", "other lab"),
         offset=np.zeros((n, 4)),
         at_rate=np.full(n, None, dtype=object),
@@ -161,13 +161,13 @@ def test_effects_fade_from_release_to_release_and_fall_back_to_the_generation() 
         gpus={"MI300X": Effect(step=0.5)},
         releases={"MI300X": (Dated(day=day, effect=Effect(step=0.2)), Dated(day=dt.date(2026, 3, 2), effect=Effect()))},
     )
-    assert effects.at(("MI325X", "cdna3", "amd"), day, "60x4096 fp8")[0] == pytest.approx(0.4)
-    assert effects.at(("MI300X", "cdna3", "amd"), None, "60x4096 fp8")[0] == 0.5
-    assert effects.at(("MI300X", "cdna3", "amd"), day, "60x4096 fp8")[0] == pytest.approx(0.7)
-    assert effects.at(("MI300X", "cdna3", "amd"), dt.date(2026, 1, 31), "60x4096 fp8")[0] == pytest.approx(0.6)
-    before = effects.at(("MI300X", "cdna3", "amd"), dt.date(2025, 7, 5), "60x4096 fp8")[0]
+    assert effects.at(("MI325X", "cdna3", "amd"), day, "60x4096 fp8 linear")[0] == pytest.approx(0.4)
+    assert effects.at(("MI300X", "cdna3", "amd"), None, "60x4096 fp8 linear")[0] == 0.5
+    assert effects.at(("MI300X", "cdna3", "amd"), day, "60x4096 fp8 linear")[0] == pytest.approx(0.7)
+    assert effects.at(("MI300X", "cdna3", "amd"), dt.date(2026, 1, 31), "60x4096 fp8 linear")[0] == pytest.approx(0.6)
+    before = effects.at(("MI300X", "cdna3", "amd"), dt.date(2025, 7, 5), "60x4096 fp8 linear")[0]
     assert 0.5 < before < 0.7
-    assert effects.at(("H200", "hopper", "nvidia"), day, "60x4096 fp8") == (0, 0, 0, 0)
+    assert effects.at(("H200", "hopper", "nvidia"), day, "60x4096 fp8 linear") == (0, 0, 0, 0)
 
 
 def test_releases_of_amd_are_those_of_a_generation_and_take_time_a_layer() -> None:
@@ -175,12 +175,13 @@ def test_releases_of_amd_are_those_of_a_generation_and_take_time_a_layer() -> No
     slow = Effect(step=0.1, layer_us=50)
     effects = Effects(vendors={"amd": Effect(layer_us=20)}, releases={"cdna3": (Dated(day=day, effect=slow),)})
     for gpu in ("MI300X", "MI325X"):
-        assert effects.at((gpu, "cdna3", "amd"), day, "60x4096 fp8") == pytest.approx((0.1, 0, 0, 70))
-    assert effects.at(("MI355X", "cdna4", "amd"), day, "60x4096 fp8") == (0, 0, 0, 20)
+        assert effects.at((gpu, "cdna3", "amd"), day, "60x4096 fp8 linear") == pytest.approx((0.1, 0, 0, 70))
+    assert effects.at(("MI355X", "cdna4", "amd"), day, "60x4096 fp8 linear") == (0, 0, 0, 20)
     told = effects.model_copy(update={"layers_of": ("61x7168",)})
     assert told.at(("MI325X", "cdna3", "amd"), day, "61x7168 fp8_block")[3] == pytest.approx(70)
-    assert told.at(("MI325X", "cdna3", "amd"), day, "60x4096 fp8")[3] == pytest.approx(35)  # of another model: half
-    later = effects.at(("MI300X", "cdna3", "amd"), day + dt.timedelta(MEMORY_DAYS), "60x4096 fp8")
+    another = told.at(("MI325X", "cdna3", "amd"), day, "60x4096 fp8 linear")
+    assert another[3] == pytest.approx(35)  # of another model: half
+    later = effects.at(("MI300X", "cdna3", "amd"), day + dt.timedelta(MEMORY_DAYS), "60x4096 fp8 linear")
     assert later[3] == pytest.approx(20 + 50 / np.e)
     calibration = NEUTRAL.model_copy(update={"effect": slow})
     assert calibration.host_us(60, np.array([8, 8]), np.array([0, 1])) == pytest.approx([3000, 3000])
@@ -206,9 +207,11 @@ def test_every_group_that_is_learned_is_written_and_read_back() -> None:
     amd = runs.gpu == "H200"
     runs = replace(
         runs,
-        framework=rng.choice(np.array(["vllm", "sglang"], dtype=object), 80),
+        framework=rng.choice(np.array(["trtllm", "sglang"], dtype=object), 80),
         campaign=np.full(80, "lab", dtype=object),
-        kind=rng.choice(np.array(["60x4096 fp8", "60x4096 nvfp4", "32x4096 bf16"], dtype=object), 80),
+        kind=rng.choice(
+            np.array(["60x4096 fp8 linear", "60x4096 nvfp4 linear", "32x4096 bf16 plain"], dtype=object), 80
+        ),
         gpu=np.where(amd, "MI300X", runs.gpu),
         generation=np.where(amd, "cdna3", runs.generation),
         vendor=np.where(amd, "amd", runs.vendor),
@@ -217,7 +220,7 @@ def test_every_group_that_is_learned_is_written_and_read_back() -> None:
     assert set(groups.group) == set(WIDTHS)
     widths = np.stack([groups.widths(kind) for kind in range(KINDS)])
     coefficients = widths * rng.standard_normal(widths.shape)
-    fitted = FittedEngines(("sglang", "vllm"), np.tile(START, (2, 1)), coefficients, groups)
+    fitted = FittedEngines(("sglang", "trtllm"), np.tile(START, (2, 1)), coefficients, groups)
     meant = IN_EFFECT[:, None] * np.stack(fitted.of(runs, groups).effects)
     for name in fitted.frameworks:
         effects = effects_of(fitted, runs, name, Effects())

@@ -138,10 +138,11 @@ def test_releases_follow_a_trend_that_ends() -> None:
 
 
 def test_a_model_has_its_own_effect_or_that_of_its_shape() -> None:
-    fp8, fp4 = (model_kind(61, 7168, precision) for precision in ("fp8_block", "nvfp4"))
-    effects = Effects(models={"61x7168": Effect(step=0.1), fp8: Effect(step=0.3)})
-    gpu = ("H200", "hopper", "nvidia")
-    assert [effects.at(gpu, None, kind)[0] for kind in (fp8, fp4, "80x8192 bf16")] == [0.3, 0.1, 0.0]
+    fp8, fp4 = (model_kind(61, 7168, precision, "latent") for precision in ("fp8_block", "nvfp4"))
+    other, plain = model_kind(78, 6144, "bf16", "latent"), model_kind(80, 8192, "bf16", "plain")
+    own = {"61x7168 fp8_block": Effect(step=0.3), "61x7168": Effect(step=0.1), "latent": Effect(step=0.2)}
+    effects, gpu = Effects(models=own), ("H200", "hopper", "nvidia")
+    assert [effects.at(gpu, None, kind)[0] for kind in (fp8, fp4, other, plain)] == [0.3, 0.1, 0.2, 0.0]
 
 
 def test_intervals_know_at_which_loads_errors_are_larger() -> None:
