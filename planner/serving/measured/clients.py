@@ -106,7 +106,9 @@ def _started(server: Mapping[str, Any]) -> dict[str, Any]:
     several = (server.get("dp_size") or 1) != 1
     out = {name: server[name] for name in _OF_SERVER if server.get(name) not in (None, "", "auto")}
     out = {name: value for name, value in out.items() if not (several and name in _OF_ALL_REPLICAS)}
-    model = server.get("model_path")
+    model, drafts = server.get("model_path"), server.get("speculative_algorithm")
+    if isinstance(drafts, str):
+        out["spec"] = "mtp" if drafts.casefold() == "nextn" else drafts.casefold()  # SGLang's word for its own module
     return {"framework": "sglang", **({"model": model} if isinstance(model, str) else {}), **out}
 
 
