@@ -330,7 +330,7 @@ class _Play:
         steps. An engine that is full lets them in as others end, however long they have waited."""
         since = self.now - np.where(chosen, self.arrival, _NEVER).min(1)
         there = np.minimum(np.maximum(since, 0.0) / self.grid.prefill_us[:, 0] * self.grid.chunks * rate, prompts)
-        batches = there / self.most + (prompts - there) / each
+        batches = there / self.most + (prompts - there) / np.maximum(each, 1.0)  # no prompt, no step
         queues = (self.at_once == 1) & (self.ranks > 1) & (self.room >= self.slots)
         return np.where(queues, prompts / np.maximum(batches, 1.0), each)
 
