@@ -289,7 +289,7 @@ class Catalogue:
         )
 
     def gpus_per_host(self, gpu: Gpu, per_node: int) -> int:
-        """GPUs that share an operating system in nodes of ``per_node``: fewer where these are a rack's NVLink domains."""
+        """GPUs that share an operating system in nodes of ``per_node``: fewer where they are racks' NVLink domains."""
         host = self.default_node(gpu).gpus_per_host
         return per_node if host is None else min(host, per_node)
 
