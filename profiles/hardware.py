@@ -288,6 +288,11 @@ class Catalogue:
             f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file"
         )
 
+    def gpus_per_host(self, gpu: Gpu, per_node: int) -> int:
+        """GPUs that share an operating system in nodes of ``per_node``: fewer where they are racks' NVLink domains."""
+        host = self.default_node(gpu).gpus_per_host
+        return per_node if host is None else min(host, per_node)
+
     def topology(self, gpu: Gpu, fabric: str | None = None) -> Topology | None:
         """What joins the GPUs of the node in which this one usually comes: of the first node type that stands on
         ``fabric``, else of the first of all. None where nobody says."""

@@ -28,6 +28,7 @@ from planner.launchers.releases import ReleaseOptions, nearest_release, release
 from planner.launchers.spec import CHECKPOINT, DRAFT_MODEL
 from planner.launchers.vendors import vendor_of
 from planner.launchers.words import has_marks, variable
+from planner.serving.document.placing import on_hosts
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import find_gpu
@@ -82,7 +83,8 @@ class StartedFleet:
     """
 
     def __init__(self, plan: Plan, values: Values, release_of: Released, *, edited: bool = False) -> None:
-        self.plan, self.values, self.edited = plan, values, edited
+        self._asked = plan.request.cluster
+        self.plan, self.values, self.edited = on_hosts(plan), values, edited
         self.framework, self.options = release_of.framework, release_of.options
         self.release_note = release_of.note
         self.launcher: Launcher = find_launcher(self.framework.spec)
@@ -104,7 +106,7 @@ class StartedFleet:
 
     @cached_property
     def machines(self) -> tuple[Machine, ...]:
-        """The nodes that the plan uses, pool by pool."""
+        """The nodes that the plan uses, pool by pool: hosts, where those of the plan are racks."""
         used = {
             (group.pool, rank.node)
             for group in self.plan.decision.engines
@@ -339,9 +341,24 @@ class StartedFleet:
                 for group in plan.decision.engines
                 if group.supply in ("spot", "reserved")
             ),
+            *self._racks,
             *self._after_losses,
         ]
         return tuple(lines)
+
+    @property
+    def _racks(self) -> tuple[str, ...]:
+        """Of engines whose hosts the plan takes to be in one NVLink domain, which files cannot see to."""
+        split = {
+            p.name
+            for p, now in zip(self._asked.pools, self.plan.request.cluster.pools, strict=True)
+            if p.gpus_per_node != now.gpus_per_node
+        }
+        wide = dict.fromkeys(e.group.id for e in self.engines if e.group.pool in split and len(e.shares) > 1)
+        return tuple(
+            f"{name}: its hosts must be of one NVLink rack, with NVIDIA's IMEX running (Kubernetes: a ComputeDomain)"
+            for name in wide
+        )
 
     @property
     def _after_losses(self) -> tuple[str, ...]:

@@ -135,6 +135,7 @@ def deployment_of_shapes(text: str, asked: EngineAsked, catalogue: Catalogue = S
         memory_fraction=started.gpu_memory_utilization,
     )
     node = catalogue.default_node(gpu)
+    host = catalogue.gpus_per_host(gpu, node.gpus)
     on = EngineMachines(framework, gpu, node.gpus, catalogue.find_fabric(node.default_fabric))
     layouts, notes = zip(*(_laid_out(shape, model, asked, on) for shape in shapes), strict=True)
     rows = Layouts.of([degrees_of(layout) for layout in layouts])
@@ -155,7 +156,7 @@ def deployment_of_shapes(text: str, asked: EngineAsked, catalogue: Catalogue = S
     for shape, layout, told in zip(shapes, layouts, notes, strict=True):
         layout, held = _with_buffers(layout, limits, framework, said="max_num_seqs" not in started.assumed)
         layout, held = _with_steps(layout, held, framework, decodes=shape.role == "decode")
-        spec = EngineSpec.of(framework, model, precision, layout, held, node.gpus, shape.role)
+        spec = EngineSpec.of(framework, model, precision, layout, held, host, shape.role)
         command = launch(spec).command
         engines.append(
             EngineRead(

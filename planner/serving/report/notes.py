@@ -105,11 +105,12 @@ def _exchange_notes(group: Group) -> Iterator[str]:
 
 
 def _host_notes(group: Group) -> Iterator[str]:
-    host = group.job.served.cost.catalogue.default_node(group.job.served.gpu).gpus_per_host
-    if host is not None and group.layout.gpus > host:
+    served, domain = group.job.served, group.job.served.network.gpus_per_node
+    host = served.cost.catalogue.gpus_per_host(served.gpu, domain)
+    if host < min(domain, group.layout.gpus):
         yield (
             f"{group.id} is larger than a host of {group.job.pool.gpu} ({host} GPUs share one operating "
-            "system in the rack): start it over several hosts; nodes in this plan are NVLink domains"
+            "system in the rack): its commands are of hosts in one rack; nodes in this plan are NVLink domains"
         )
 
 

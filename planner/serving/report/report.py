@@ -166,9 +166,10 @@ def engine_group(
 ) -> EngineGroup:
     """Engines that are alike, as a document says them."""
     served, workload, drafting = group.job.served, request.workload, group.job.shape.drafting
-    model, precision, nodes = served.model, served.precision, served.network.gpus_per_node
+    model, precision = served.model, served.precision
+    host = served.cost.catalogue.gpus_per_host(served.gpu, served.network.gpus_per_node)
     spec = replace(
-        EngineSpec.of(served.framework, model, precision, group.layout, group.limits, nodes, group.role),
+        EngineSpec.of(served.framework, model, precision, group.layout, group.limits, host, group.role),
         model=_loadable(request.model, model.name),
         draft_tokens=drafting.draft_tokens if drafting else 0,
         prefix_hit=workload.prefix_hit,

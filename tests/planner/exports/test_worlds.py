@@ -176,3 +176,38 @@ def test_ray_serve_says_which_vllm_its_release_starts() -> None:
     assert "export with --framework vllm@0.29" in exported("ray-serve", asked(plan))[1]["serve.yaml"]
     own = exported("ray-serve", replace(asked(plan), framework="vllm@0.29"))[1]["serve.yaml"]
     assert "Ray 2.60 starts vLLM" not in own
+
+
+def racked(framework: str, parts: Any) -> Plan:
+    """A plan on one NVLink domain of GB200, whose hosts have four GPUs each."""
+    plan = planned(framework, MODELS["latent"], parts, per_node=72)
+    return Plan.model_validate_json(plan.model_dump_json().replace("H100-SXM", "GB200")).sealed()
+
+
+@pytest.mark.parametrize(
+    ("framework", "told"),
+    [
+        ("vllm", "--data-parallel-size-local 4 --data-parallel-start-rank 12 "),
+        ("sglang", "--nnodes 4 --node-rank 3 "),
+    ],
+)
+def test_an_engine_in_a_rack_is_started_on_each_of_its_hosts(framework: str, told: str) -> None:
+    plan = racked(framework, [("aggregated", layout(dp=16, ep=16), 1)])
+    nodes = tuple("abcd")
+    files = exported("shell", asked(plan, nodes=nodes))[1]
+    for number in range(4):
+        command = re.sub(r"\s*\\\n\s*", " ", files[f"node-{number}/start.sh"])
+        assert "CUDA_VISIBLE_DEVICES=0,1,2,3 " in command
+        assert "engine-0: its hosts must be of one NVLink rack" in command
+    assert told in command
+    pods = exported("kubernetes", asked(plan))[1]["engines.yaml"]
+    assert 'nvidia.com/gpu: "4"' in pods
+    assert 'nvidia.com/gpu: "16"' not in pods
+    with pytest.raises(InputError, match="has 1 addresses, and the plan runs on 4 nodes"):
+        exported("shell", asked(plan, nodes=("a",)))
+
+
+def test_a_rack_without_whole_hosts_is_refused_where_each_must_have_as_many_gpus() -> None:
+    plan = racked("trtllm", [("aggregated", layout(dp=18, ep=18), 1)])
+    with pytest.raises(Unsupported, match="as many GPUs on each node, and it has 4, 4, 4, 4, 2"):
+        exported("slurm", asked(plan))
