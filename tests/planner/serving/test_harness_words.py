@@ -207,17 +207,6 @@ def test_runs_of_the_samples_own_authors_are_no_campaigns(framework: str, isl: s
     assert (found["max_num_batched_tokens"], found["kv_precision"]) == (budget, "fp8")
 
 
-def test_what_such_a_row_says_of_its_start_goes_before() -> None:
-    said = {"framework": "trtllm", "isl": "1024", "osl": "512", "silicon_data_source": "source_file=/Users/x/y.csv"}
-    notes: list[str] = []
-    found = in_our_terms({**said, "precision": "fp8", "max_num_tokens": "16384"}, notes)
-    assert "max_num_batched_tokens" not in found, "trtllm's own word stands for it"
-    assert any(note.endswith("seem to be: kv_precision=fp8") for note in notes)
-    found = in_our_terms({**said, "precision": "bf16", "max_num_batched_tokens": "4096"}, notes := [])
-    assert found["max_num_batched_tokens"] == "4096"
-    assert not any("seem to be" in note for note in notes)
-
-
 @pytest.mark.parametrize(
     ("more", "kept"),
     [
