@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from costmodels.models.architecture import Architecture
+from costmodels.models.precision import choose_precision
 from costmodels.operations.layouts import DEGREES
 from costmodels.power.response import clock_response
 from costmodels.power.state import OperatingState
@@ -186,7 +187,7 @@ def asked_row(
     tp, _, dp = degrees_of(layout)[:3]
     drafts = drafts_of(record.get("spec", "")) if work.speculation is None else 0
     if (users := work.concurrency) is not None:
-        weights = record.get("precision", "")
+        weights = record.get("precision", "") or choose_precision(model).weights
         engine = CampaignEngine(
             *(framework.name, model.name, gpu.name, weights, tp, dp),
             *(work.isl, users, drafts != 0, framework.release, work.osl),

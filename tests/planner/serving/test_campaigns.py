@@ -45,6 +45,12 @@ def test_a_row_of_a_campaign_is_started_as_its_script_does() -> None:
     assert any("as InferenceX starts it (dsr1_fp8_b200.sh): polling_interval=30" in note for note in asked().notes)
 
 
+def test_a_row_without_a_precision_is_of_its_checkpoints() -> None:
+    assert asked(precision="").kv_precision == "fp8"
+    assert asked(precision="", model="Qwen/Qwen3-32B", tp="2").kv_precision is None
+    assert asked(precision="", kv_precision="auto").kv_precision == "auto"
+
+
 def test_a_row_names_the_campaign_in_either_column() -> None:
     assert asked(source="silicon", campaign="InferenceX").recipe.polling_interval == 30
     assert asked(campaign="my lab").recipe.polling_interval is None
