@@ -139,7 +139,7 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
         servers=row.told(verdict.servers),
         today=request.today,
         extra=row.told(verdict.servers) / request.today - 1,
-        by_kind=_by_kinds(row, verdict.servers),
+        by_kind=_by_kinds(request, row, verdict.servers),
         policy=name,  # type: ignore[arg-type]
         levels=_levels(row, decided),
         brake_above=BRAKE_AT,
@@ -171,9 +171,13 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
     )
 
 
-def _by_kinds(row: RowModel, n: int) -> tuple[told.KindCount, ...]:
-    """Whole servers of each kind that sum to all."""
-    upto = np.cumsum(np.bincount(row.servers(n).kind, minlength=len(row.kinds))) / n * row.told(n)
+def _by_kinds(request: PowerRequest, row: RowModel, n: int) -> tuple[told.KindCount, ...]:
+    """Whole servers of each kind that sum to all; of a large row in today's shares, which those that are simulated have
+    roundly."""
+    mix = np.bincount(row.servers(n).kind, minlength=len(row.kinds))
+    if row.block > 1:
+        mix = np.array([each.today for each in request.servers])
+    upto = np.cumsum(mix) / mix.sum() * row.told(n)
     counts = np.diff(np.rint(upto).astype(int), prepend=0)
     return tuple(told.KindCount(kind=kind.name, servers=int(c)) for kind, c in zip(row.kinds, counts, strict=True))
 

@@ -27,14 +27,16 @@ def smaller(request: PowerRequest) -> tuple[PowerRequest, float]:
     stands for (1: it is the row itself).
 
     Raises:
-        Unsupported: its lowest nodes are so small, and so many, that more would have to be simulated than can be.
+        Unsupported: its lowest nodes are so small, and so many, or a priority is of so few servers, that more would
+            have to be simulated than can be.
     """
     today, lowest = request.today, leaves(request.supply)
     places = [each.servers if each.servers is not None else today / len(lowest) for each in lowest]
     few = min(places) // OF_A_NODE if len(lowest) > 1 else today
-    several = max(int(min(today // SIMULATED, few)), 1)
+    rarest = min((share for each in request.priorities if (share := each.share) * today >= 1), default=1.0)
+    several = max(int(min(today // SIMULATED, few, rarest * today)), 1)
     if today / several > MOST_SIMULATED:
-        _refuse(request, places)
+        _refuse(request, places, few <= rarest * today)
     if several <= 1:
         return request, 1.0
     servers = tuple(_part(each, several) for each in request.servers)
@@ -45,7 +47,13 @@ def smaller(request: PowerRequest) -> tuple[PowerRequest, float]:
     return request.model_copy(update=update), block
 
 
-def _refuse(request: PowerRequest, places: list[float]) -> None:
+def _refuse(request: PowerRequest, places: list[float], for_nodes: bool) -> None:
+    if not for_nodes:
+        raise Unsupported(
+            f"priorities: one is of so few of today's {request.today:,} servers that of the {MOST_SIMULATED:,} that "
+            "are simulated at most none would have it",
+            f"give each a share of {1 / MOST_SIMULATED:.3%} and more, or take it together with another",
+        )
     enough = OF_A_NODE * -(-request.today // MOST_SIMULATED)
     raise Unsupported(
         f"servers: today's {request.today:,} on {len(places):,} lowest nodes, the least of {min(places):,.0f} servers: "

@@ -40,6 +40,10 @@ def row_of(
         )
     asked, block = smaller(request)
     row = replace(row_without_load(asked, catalogue, measured), block=block)
+    if block > 1:  # places are rounded, and what there is of them is the row's own
+        most = tree_of(request.supply, request.today).most
+        places = None if most is None else max(int(most / block + 1e-6), row.today)
+        row = replace(row, tree=replace(row.tree, most=places))
     today = row.today
     idle = float(row.servers(today).base_watts.sum()) + row.other_watts
     if idle > row.budget_watts:

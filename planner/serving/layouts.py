@@ -170,12 +170,12 @@ def with_replicas(record: Mapping[str, str], framework: Framework, notes: list[s
     of SGLang, which has one where nobody says how many. Adds to ``notes`` what was divided.
     """
     out = dict(record)
-    tp, dp, gpus = (number(out.get(name, "")) for name in ("tp", "dp", "num_gpus"))
+    tp, dp, pp, gpus = (number(out.get(name, "")) for name in ("tp", "dp", "pp", "num_gpus"))
     if not tp or not attention_is_data_parallel(out):
         return out
     if not dp and _OWN_REPLICAS not in map(folded, out):
         return out | {"tp": "1", "dp": f"{tp:g}"}
-    if not dp or dp == 1 or tp % dp or gpus == tp * dp or not framework.parallelism.group_holds_replicas:
+    if not dp or dp == 1 or tp % dp or gpus == tp * dp * (pp or 1) or not framework.parallelism.group_holds_replicas:
         return out
     notes.append(f"tp: {tp:g} GPUs in all hold the {dp:g} attention replicas, {tp / dp:g} each")
     return out | {"tp": f"{tp / dp:g}"}

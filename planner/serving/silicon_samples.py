@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.words import folded
 from planner.serving.campaigns import campaigns, narrow_cache
 from profiles.values import number
@@ -65,8 +66,11 @@ def _campaign(out: dict[str, str], said: str, notes: list[str]) -> None:
             at_once = users_sampled(out) or (users or 1) * (dp or 1)
             budget = _BUDGET if alike else int(isl + at_once)
         own = {"max_num_batched_tokens": str(budget)} | narrow_cache(out.get("precision", ""), _CACHE)
-        out |= {name: text for name, text in own.items() if not out.get(name)}
-        notes.append(f"{DESCRIBED}: started as NVIDIA's runs seem to be: {', '.join(map('='.join, own.items()))}")
+        words = find_framework(framework).words if (framework := out.get("framework")) else {}
+        given = {words.get(name, name) for name, text in out.items() if text}
+        if own := {name: text for name, text in own.items() if name not in given}:
+            out |= own
+            notes.append(f"{DESCRIBED}: started as NVIDIA's runs seem to be: {', '.join(map('='.join, own.items()))}")
     if drawn and not out.get("spread"):
         out["spread"] = drawn
         whose = f"a run of {out.get('campaign') or 'NVIDIA'}"

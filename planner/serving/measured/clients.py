@@ -106,7 +106,11 @@ def _started(server: Mapping[str, Any]) -> dict[str, Any]:
     several = (server.get("dp_size") or 1) != 1
     out = {name: server[name] for name in _OF_SERVER if server.get(name) not in (None, "", "auto")}
     out = {name: value for name, value in out.items() if not (several and name in _OF_ALL_REPLICAS)}
-    model = server.get("model_path")
+    model, drafts = server.get("model_path"), server.get("speculative_algorithm")
+    if isinstance(drafts, str):
+        word, steps = drafts.casefold(), server.get("speculative_num_steps")
+        by_itself = word in ("nextn", "eagle", "eagle3")  # whose steps draft a token each; others are refused by name
+        out["spec"] = (f"mtp{steps}" if steps in range(1, 10) else "mtp") if by_itself else word
     return {"framework": "sglang", **({"model": model} if isinstance(model, str) else {}), **out}
 
 

@@ -98,6 +98,42 @@ def test_kinds_sum_to_all(fields: dict[str, Any]) -> None:
     small, block = smaller(asked)
     assert [each.today for each in small.servers] == [140, 60]
     row = replace(row_without_load(small), block=block)
-    counts = [each.servers for each in _by_kinds(row, 250)]
+    counts = [each.servers for each in _by_kinds(asked, row, 250)]
     assert sum(counts) == row.told(250) == 12_500
     assert counts[0] == pytest.approx(12_500 * 0.7, rel=0.01)
+
+
+def test_a_kind_of_few_is_told_as_today_has_it(fields: dict[str, Any]) -> None:
+    servers = [{**fields["servers"][0], "kind": kind, "today": n} for kind, n in (("a", 9990), ("b", 10))]
+    asked = parse_power_request({**_row(fields, 10_000), "servers": servers})
+    small, block = smaller(asked)
+    assert [each.today for each in small.servers] == [200, 1]  # which stands for 50
+    row = replace(row_without_load(small), block=block)
+    assert [each.servers for each in _by_kinds(asked, row, row.today)] == [9990, 10]
+
+
+@pytest.mark.parametrize("today", [400, 413, 415])
+def test_no_more_servers_are_told_than_have_a_place(fields: dict[str, Any], today: int) -> None:
+    """83 places of each of five nodes, of which half would be 41.5."""
+    leaves = [{"name": f"pdu{i}", "budget_watts": 5000 * 83, "servers": 83} for i in range(5)]
+    supply = {"name": "hall", "budget_watts": 5000 * 415, "children": leaves}
+    row, _ = row_of(parse_power_request({**_row(fields, today), "supply": supply}))
+    assert row.block > 1
+    if today == 415:  # as many as there are places: these are shares of more
+        assert row.tree.most is None
+    else:
+        assert row.tree.most is not None
+        assert today <= row.told(row.tree.most) <= 415
+
+
+def test_a_rare_priority_is_simulated_or_refused(fields: dict[str, Any]) -> None:
+    def asked(today: int, share: float) -> Any:
+        classes = [{"name": "hp", "share": 1 - share}, {"name": "lp", "share": share}]
+        return parse_power_request(_row(fields, today, priorities=classes))
+
+    small, _ = smaller(asked(10_000, 0.002))
+    assert small.today == 500
+    assert np.bincount(row_without_load(small).servers(500).group).tolist() == [499, 1]
+    with pytest.raises(Unsupported, match="so few of today's 100,000 servers that of the 800") as told:
+        smaller(asked(100_000, 0.001))
+    assert "0.125%" in told.value.hint

@@ -12,6 +12,7 @@ from costmodels.serving.frameworks.history import Release
 from planner.contract.workload.workload import parse_workload
 from planner.serving.asked_rows import AskedRow, asked_row
 from planner.serving.campaigns import CampaignEngine, as_started, campaigns
+from planner.serving.harness_words import in_our_terms
 from planner.serving.prediction_table import model_at, predict
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
@@ -206,3 +207,14 @@ def test_amds_scripts_without_a_word_keep_caches_in_16_bits(
 ) -> None:
     row = asked(framework=framework, model=model, gpu=gpu, precision=precision)
     assert row.kv_precision == "bf16"
+
+
+def test_what_a_row_of_nvidias_own_samples_says_of_its_start_goes_before() -> None:
+    said = {"framework": "trtllm", "isl": "1024", "osl": "512", "silicon_data_source": "source_file=/Users/x/y.csv"}
+    notes: list[str] = []
+    found = in_our_terms({**said, "precision": "fp8", "max_num_tokens": "16384"}, notes)
+    assert "max_num_batched_tokens" not in found, "trtllm's own word stands for it"
+    assert any(note.endswith("seem to be: kv_precision=fp8") for note in notes)
+    found = in_our_terms({**said, "precision": "bf16", "max_num_batched_tokens": "4096"}, notes := [])
+    assert found["max_num_batched_tokens"] == "4096"
+    assert not any("seem to be" in note for note in notes)

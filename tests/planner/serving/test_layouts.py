@@ -362,6 +362,8 @@ def test_a_legal_layout_is_legal_on_a_pool_of_its_own_size(name: str) -> None:
         ("sglang", {"tp": "8", "enable_dp_attention": "true"}, ("8", None)),
         ("sglang", {"tp": "8", "dp": "8", "enable_dp_attention": "false"}, ("8", "8")),
         ("sglang", {"tp": "8", "dp": "2", "num_gpus": "16", "enable_dp_attention": "true"}, ("8", "2")),
+        ("sglang", {"tp": "8", "dp": "2", "pp": "2", "num_gpus": "32", "enable_dp_attention": "true"}, ("8", "2")),
+        ("sglang", {"tp": "8", "dp": "2", "pp": "2", "num_gpus": "16", "enable_dp_attention": "true"}, ("4", "2")),
         ("sglang", {"tp": "1", "dp": "8", "dp_attention": "true"}, ("1", "8")),
         ("sglang", {"tp": "8", "dp_attention": "true"}, ("1", "8")),
         ("trtllm", {"tp": "4", "enable_attention_dp": "1"}, ("1", "4")),
