@@ -330,6 +330,14 @@ find_fabric = SHIPPED.find_fabric
 default_node = SHIPPED.default_node
 
 
+def gpus_per_host(gpu: str, per_node: int) -> int:
+    """As :meth:`Catalogue.gpus_per_host` of what ships; of a type that a request or a store described itself, all."""
+    try:
+        return SHIPPED.gpus_per_host(SHIPPED.find_gpu(gpu), per_node)
+    except UnknownName:
+        return per_node
+
+
 def on_demand_price(gpu: Gpu, node: Node | None = None) -> Price | None:
     """The cheapest on-demand price on record, or None where none is; of ``node`` as an instance, where it is one."""
     offers = [price for price in prices() if price.gpu == gpu.name and price.usd_per_gpu_hour is not None]

@@ -29,6 +29,7 @@ from planner.launchers import cannot_express
 from planner.serving.request import PlanRequest
 from planner.serving.wide_experts import CHOSEN_FIELDS, WideAsked
 from profiles.errors import InputError
+from profiles.hardware import gpus_per_host
 from profiles.values import number
 
 
@@ -54,6 +55,7 @@ class Restrictions:
     tp_across_nodes: bool = False
     experts: WideAsked = field(default_factory=WideAsked)
     drafting: bool = False
+    gpus_per_host: int | None = None  # where fewer than a node's share an operating system, and it is to be started
 
 
 def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
@@ -67,6 +69,7 @@ def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
         request.tp_across_nodes,
         WideAsked(**{name: getattr(request, name) for name in CHOSEN_FIELDS}),
         request.workload.speculation is not None,
+        gpus_per_host(pool.gpu, pool.gpus_per_node),
     )
 
 
@@ -246,6 +249,12 @@ def _rules(
         f"engine of several nodes does not fill them evenly ({node} GPUs a node); no framework starts it so",
         lambda x: (x.gpus > node) & (x.gpus % node != 0),
     )
+    host = allowed.gpus_per_host
+    if host is not None and host < node:
+        yield (
+            f"engine of several of a rack's hosts does not fill them evenly ({host} GPUs each); none starts it so",
+            lambda x: (x.gpus > host) & (x.gpus % host != 0),
+        )
     if model.model_type in framework.parallelism.whole_experts:
         yield (
             f"{framework.full_name} shares experts of {model.model_type} out over all GPUs of a stage or over none",

@@ -31,7 +31,8 @@ def read(framework: Framework, line: Arguments, files: Mapping[str, str]) -> Eng
         )
     length, fits = longest(line.of("max_model_len"))
     rank = line.of("dp_rank")
-    line.count("dp_local")
+    dp, local = line.count("dp") or 1, line.count("dp_local")
+    apart = None if local is None or local >= dp else -(-dp // max(local, 1))  # nodes that share the replicas out
     node = line.of("node_rank")
     headless = line.switch("headless") or False
     later = any(given is not None and given.value not in (None, "0") for given in (rank, node))
@@ -43,10 +44,10 @@ def read(framework: Framework, line: Arguments, files: Mapping[str, str]) -> Eng
         model,
         tp=line.count("tp") or 1,
         pp=line.count("pp") or 1,
-        dp=line.count("dp") or 1,
+        dp=dp,
         replicas_apart=True,
         ep_all=line.switch("ep") or False,
-        nodes=line.count("nodes"),
+        nodes=line.count("nodes") or apart,
         secondary=headless or later,
         max_sequences=line.count("max_sequences"),
         max_tokens_per_step=line.count("max_tokens_per_step"),

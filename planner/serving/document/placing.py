@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planner.contract.clusters import Pool, SuppliedPool
+from planner.contract.clusters import SuppliedPool
 from planner.contract.engine import EngineGroup, Rank
 from planner.contract.fleet import Route
 from planner.serving.document.plan import Plan
 from planner.serving.document.schedules import check_schedule
-from profiles.errors import UnknownName, Unsupported
-from profiles.hardware import Catalogue, find_gpu
+from profiles.errors import Unsupported
+from profiles.hardware import gpus_per_host
 from profiles.values import shown
 
 _SAME = 1e-6
@@ -61,7 +61,10 @@ def placed(plan: Plan) -> Plan:
 def on_hosts(plan: Plan) -> Plan:
     """``plan`` with hosts for nodes, where a node is a rack's NVLink domain: commands, addresses and pods are of hosts.
     GPU g of domain n is GPU g mod h of host n · ⌈GPUs of a domain ÷ h⌉ + g div h, of h GPUs each. The digest stays."""
-    hosts = {pool.name: (pool.gpus_per_node, _per_host(pool)) for pool in plan.request.cluster.pools}
+    hosts = {
+        pool.name: (pool.gpus_per_node, gpus_per_host(pool.gpu, pool.gpus_per_node))
+        for pool in plan.request.cluster.pools
+    }
     if all(domain == host for domain, host in hosts.values()):
         return plan
 
@@ -86,14 +89,6 @@ def on_hosts(plan: Plan) -> Plan:
     request = plan.request.model_copy(update={"cluster": cluster.model_copy(update={"pools": pools})})
     decision = plan.decision.model_copy(update={"engines": tuple(map(split, plan.decision.engines))})
     return plan.model_copy(update={"request": request, "decision": decision})
-
-
-def _per_host(pool: Pool) -> int:
-    """GPUs of a host of ``pool``; of a type that the request described itself, of its nodes."""
-    try:
-        return Catalogue().gpus_per_host(find_gpu(pool.gpu), pool.gpus_per_node)
-    except UnknownName:
-        return pool.gpus_per_node
 
 
 def _check_one(plan: Plan) -> None:

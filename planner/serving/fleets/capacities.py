@@ -34,6 +34,7 @@ from planner.serving.operating_points import Job, LayoutSearch, search
 from planner.serving.planning import CostOf, jobs_of, precisions_of
 from planner.serving.request import PlanRequest
 from profiles.errors import Infeasible, InputError, Unsupported
+from profiles.hardware import gpus_per_host
 from profiles.values import shown
 
 Progress = Callable[[str], None]
@@ -115,7 +116,8 @@ def _closed(pool: SuppliedPool) -> SuppliedPool:
 def _allowed(job: Job, *, several: bool) -> Restrictions:
     node = job.pool.gpus_per_node
     most = job.pool.gpus if several else min(job.pool.gpus, node)
-    return Restrictions(most, node, max_engine_gpus=most)
+    host = gpus_per_host(job.pool.gpu, node)
+    return Restrictions(most, node, max_engine_gpus=most, gpus_per_host=host)
 
 
 @dataclass

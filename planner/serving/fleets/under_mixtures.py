@@ -33,6 +33,7 @@ from planner.serving.layouts import Restrictions
 from planner.serving.operating_points import Job, OperatingPoints, peak_sequences, points_of, search
 from planner.serving.planning import CostOf, jobs_of
 from planner.serving.request import PlanRequest
+from profiles.hardware import gpus_per_host
 
 BUSY = 0.9
 """Share of what a prefill engine can do at which it is looked at where the formulas see no load that keeps the promise
@@ -143,7 +144,8 @@ def _of_layout(job: Job, engine: ModelEngine) -> DisaggregatedEngines | None:
     node = job.pool.gpus_per_node
     most = max(engine.gpus, min(node, job.pool.gpus))
     tp, pp = engine.layout[0], engine.layout[1]
-    one = search(job, Restrictions(most, node, max_tp=tp, max_pp=pp, max_engine_gpus=engine.gpus))
+    host = gpus_per_host(job.pool.gpu, node)
+    one = search(job, Restrictions(most, node, max_tp=tp, max_pp=pp, max_engine_gpus=engine.gpus, gpus_per_host=host))
     for within in (True, False):
         found = find_disaggregated_engines(one, within=within)
         if found is None:

@@ -78,6 +78,15 @@ def test_a_variable_names_the_exchange_where_the_release_reads_it() -> None:
     assert any("from 0.16 on" in note for note in new.provenance.notes)
 
 
+def test_replicas_on_other_nodes_need_no_gpus_of_this_one() -> None:
+    """As `plan export` starts a wide engine on the first of four hosts."""
+    wide = "vllm serve deepseek-ai/DeepSeek-R1 -dp 16 --enable-expert-parallel"
+    shared = f"CUDA_VISIBLE_DEVICES=0,1,2,3 {wide} --data-parallel-size-local 4 --data-parallel-address a"
+    assert only(shared, gpu="GB200").layout.gpus == 16
+    with pytest.raises(InputError, match="given 4, and its degrees take 16"):
+        imported(f"CUDA_VISIBLE_DEVICES=0,1,2,3 {wide}", gpu="GB200")
+
+
 def test_what_balances_experts_without_an_exchange_is_said() -> None:
     eplb = "--enable-eplb --eplb-config '{\"num_redundant_experts\": 32}'"
     document = imported(f"vllm serve deepseek-ai/DeepSeek-R1 -dp 8 --enable-expert-parallel {eplb}")

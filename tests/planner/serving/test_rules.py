@@ -201,3 +201,13 @@ def test_every_plan_of_a_grid_obeys_the_rules_of_its_release(
     with capsys.disabled():
         print(f"\n{made + refused} requests: {made} plans obey the rules, {refused} are refused")
     assert made > 200
+
+
+def test_engines_of_a_rack_fill_their_hosts_evenly() -> None:
+    """Two hosts of four GPUs that start six ranks: SGLang and TensorRT-LLM want as many on each."""
+    architecture = find_architecture("deepseek-ai/DeepSeek-R1")
+    precision, at = choose_precision(architecture), find_framework("trtllm")
+    legal, rejected, _ = legal_layouts(architecture, precision, at, Restrictions(32, 72, gpus_per_host=4))
+    assert set(legal.gpus.tolist()) == {1, 2, 3, 4, 8, 12, 16, 24, 32}
+    assert any("a rack's hosts does not fill them evenly (4 GPUs each)" in each.reason for each in rejected)
+    assert 6 in legal_layouts(architecture, precision, at, Restrictions(32, 72))[0].gpus
