@@ -36,7 +36,8 @@ def read(framework: Framework, line: Arguments, files: Mapping[str, str]) -> Eng
             raise InputError(f"{name}: {shown(str(value))} is not at least 1", "give a whole number")
         return found
 
-    tp, over_all = count("tp") or 1, from_file.get("attention_dp") is True
+    tp, pp, over_all = count("tp") or 1, count("pp") or 1, from_file.get("attention_dp") is True
+    on_node = count("gpus_per_node") or tp * pp
     share = said("memory_fraction")
     chunked = from_file.get("chunked_prefill", line.switch("chunked_prefill"))
     kv = said("kv")
@@ -51,10 +52,11 @@ def read(framework: Framework, line: Arguments, files: Mapping[str, str]) -> Eng
         framework,
         line.positional[0] if line.positional else None,
         tp=1 if over_all else tp,
-        pp=count("pp") or 1,
+        pp=pp,
         dp=tp if over_all else 1,
         ep=count("ep") or 1,
         moe_tp=count("moe_tp"),
+        nodes=-(-tp * pp // on_node) if tp * pp > on_node else None,
         max_sequences=count("max_sequences"),
         max_tokens_per_step=count("max_tokens_per_step"),
         max_model_len=count("max_model_len"),

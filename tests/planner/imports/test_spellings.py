@@ -87,6 +87,15 @@ def test_replicas_on_other_nodes_need_no_gpus_of_this_one() -> None:
         imported(f"CUDA_VISIBLE_DEVICES=0,1,2,3 {wide}", gpu="GB200")
 
 
+def test_ranks_on_other_nodes_need_no_gpus_of_this_one() -> None:
+    wide = "CUDA_VISIBLE_DEVICES=0,1,2,3 trtllm-serve Qwen/Qwen3-235B-A22B --tp_size 8 --ep_size 8"
+    assert only(f"{wide} --gpus_per_node 4", gpu="GB200").layout.gpus == 8
+    with pytest.raises(InputError, match="given 4, and its degrees take 8"):
+        imported(wide, gpu="GB200")
+    with pytest.raises(InputError, match="gpus_per_node"):
+        imported(f"{wide} --gpus_per_node 0", gpu="GB200")
+
+
 def test_what_balances_experts_without_an_exchange_is_said() -> None:
     eplb = "--enable-eplb --eplb-config '{\"num_redundant_experts\": 32}'"
     document = imported(f"vllm serve deepseek-ai/DeepSeek-R1 -dp 8 --enable-expert-parallel {eplb}")
