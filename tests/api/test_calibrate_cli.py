@@ -33,6 +33,7 @@ def runs(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_store_of_own_runs_is_followed(run: Runner, tmp_path: Path) -> None:
     path, store = runs(tmp_path), tmp_path / "mine"
     lines = "vllm: 10 runs", "before: the constants that stood", "one model: a second model says"

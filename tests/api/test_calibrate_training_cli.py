@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from command import Runner, calibrated, complaint
 
 from planner.calibrate.training_runs import calibrate_training
@@ -33,6 +34,7 @@ def runs(folder: Path, *, noise: float = 0.02, slower: float = SLOWER) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_store_of_own_iterations_is_followed(run: Runner, tmp_path: Path) -> None:
     path, store = runs(tmp_path), tmp_path / "mine"
     calibrated(run, path, store, "training: 9 runs", "lasting load of H200: 1.05 →", "one model: a second model says")

@@ -70,6 +70,7 @@ def test_every_answer_is_one_that_openapi_promises(case: Case[Any], server: str)
     check(case, server)
 
 
+@pytest.mark.slow
 @drawn.include(path_regex=LARGE, method="POST").parametrize()
 @many
 def test_and_so_where_the_request_is_large(case: Case[Any], server: str) -> None:

@@ -29,6 +29,7 @@ print(met.peak, "numba" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_finds_the_loop_needs_no_compiler() -> None:
     def said() -> list[str]:
         return subprocess.run(

@@ -158,10 +158,10 @@ def test_disaggregation_without_room_for_two_roles_is_refused(fails: Fails) -> N
     ("model", "gpu", "gpus", "precision"),
     [
         ("Qwen/Qwen3-32B", "L4", 1, None),
-        ("Qwen/Qwen3-32B", "L4", 3, None),
-        ("deepseek-ai/DeepSeek-V3", "A100", 16, "bf16"),
+        pytest.param("Qwen/Qwen3-32B", "L4", 3, None, marks=pytest.mark.slow),
+        pytest.param("deepseek-ai/DeepSeek-V3", "A100", 16, "bf16", marks=pytest.mark.slow),
         ("deepseek-ai/DeepSeek-V3", "H100", 8, None),
-        ("Qwen/Qwen3-235B-A22B", "L40S", 2, None),
+        pytest.param("Qwen/Qwen3-235B-A22B", "L40S", 2, None, marks=pytest.mark.slow),
     ],
 )
 def test_a_model_that_fits_nowhere_says_how_many_gpus_would_do(

@@ -89,7 +89,11 @@ def test_a_rate_that_the_simulation_does_not_carry_is_not_offered(bare: ProfileS
         ({"workload": "isl=3000,osl=300,rate=400", "headroom": 0.25}, "offer at most"),
         ({"workload": "isl=3000,osl=300,rate=400", "slo": "ttft_p99=1ms,tpot_p99=12ms"}, " and offer at most"),
         ({"workload": "isl=3000,osl=300,concurrency=400"}, "concurrency="),
-        ({"cluster": "L40S", "workload": "isl=3000,osl=300,rate=1", "slo": "tpot_p99=1ms"}, "relax tpot_p99 to"),
+        pytest.param(
+            {"cluster": "L40S", "workload": "isl=3000,osl=300,rate=1", "slo": "tpot_p99=1ms"},
+            "relax tpot_p99 to",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_hints_are_planned_as_they_were_asked_for(bare: ProfileStore, changes: dict[str, Any], said: str) -> None:

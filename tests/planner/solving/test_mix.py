@@ -132,6 +132,7 @@ def test_what_is_mended_has_no_engine_that_it_does_without() -> None:
     assert search.best.tolist() == [[0, 3], [0, 7]]
 
 
+@pytest.mark.slow
 def test_so_it_is_where_fleets_are_rounded_up_and_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in questions of many kinds: what is rounded up may be more than supplies have."""
     monkeypatch.setattr("planner.solving.mix.solve.SMALL", 0)

@@ -85,6 +85,7 @@ def test_one_request_in_a_hundred_does_not_make_a_fleet_twice_as_dear() -> None:
     assert not any("by themselves" in note for note in each.provenance.notes)
 
 
+@pytest.mark.slow
 def test_a_promise_over_all_requests_is_never_dearer_than_one_for_each_class() -> None:
     whole, each = (planned(promise, 1.6, 40, "12xH100") for promise in ("all", "class"))
     assert whole.decision.usd_per_hour is not None
