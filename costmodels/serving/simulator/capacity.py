@@ -63,9 +63,9 @@ STEEPNESS = 1.25
 MOST_BACK = 0.2
 """Logarithm of the rate, at most so far below one that fails."""
 
-MODES = 1.2
-"""A percentile lies between two modes where by the error of its share it may be so many times as long, or as short: by
-which of them is told is a matter of luck, ..."""
+MODES, LEAP = 1.5, 1.2
+"""A percentile lies between two modes where by the error of its share it may be so many times as long, or as short, or
+beside a gap of so many times as much from one request to the next: which of them is told is a matter of luck, ..."""
 
 UNSURE = 2.0
 """... by so many standard errors of that share."""
@@ -208,7 +208,15 @@ def between_modes(outcome: Outcome, metric: Metric, p: float, limit_us: float | 
         return False
     unsure = UNSURE * max(share_error(outcome, metric, p), math.sqrt(p * (1 - p) / len(outcome)))
     low, high = (outcome.percentile_us(metric, min(max(q, 0.0), 1.0)) for q in (p - unsure, p + unsure))
-    return high > MODES * low and (limit_us is None or low <= limit_us < high)
+    if limit_us is not None and not low <= limit_us < high:
+        return False
+    return high > MODES * low or (high > LEAP * low and _leaps(outcome.of(metric), low, high))
+
+
+def _leaps(values: Floats, low: float, high: float) -> bool:
+    """Whether values between two of them leave a gap from one to :data:`LEAP` times as much: a queue's do not."""
+    between = np.sort(values[(values >= low) & (values <= high)])
+    return bool((between[1:] > LEAP * between[:-1]).any())
 
 
 def strain_of(outcome: Outcome, limits: Sequence[Limit]) -> float:
