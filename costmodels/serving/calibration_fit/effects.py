@@ -55,8 +55,9 @@ def release_keys(runs: MeasuredRuns) -> Texts:
 def attention_keys(runs: MeasuredRuns) -> Texts:
     """In what models share offsets, [n]: a framework's attention family. Plain ones share its constants only."""
     last = [kind.rpartition(" ")[2] for kind in runs.kind]
-    own = [name in BY_ATTENTION and kind != "plain" for name, kind in zip(runs.framework, last, strict=True)]
-    return np.where(own, [f"{name} {kind}" for name, kind in zip(runs.framework, last, strict=True)], "").astype(object)
+    told = zip(runs.framework, last, strict=True)
+    own = [f"{name} {kind}" if name in BY_ATTENTION and kind != "plain" else "" for name, kind in told]
+    return np.array(own, dtype=object)
 
 
 @dataclass(frozen=True)

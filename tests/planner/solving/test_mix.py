@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from planner.solving.mix.losses import on_nodes as nodes_of
 from planner.solving.mix.master import fits
 from planner.solving.mix.question import Block, Kinds, MixQuestion, Places, Survive
 from planner.solving.mix.rounds import Rounds, lowered
-from planner.solving.mix.solve import mended_mix, solve_mix
+from planner.solving.mix.solve import MixAnswer, mended_mix, solve_mix
 
 HOUR = np.array([3600.0])
 RATES = 30 * np.array([[0.2, 0.1], [0.5, 0.2]])
@@ -40,16 +40,20 @@ def test_the_published_example(both: bool, cost: float) -> None:
 Changed = Callable[[np.random.Generator, MixQuestion], MixQuestion]
 
 
-def agree(seeds: range, *, changed: Changed = lambda _, asked: asked) -> None:
-    tried = 0
+def answered(seeds: range, changed: Changed, *, seconds: float) -> Iterator[tuple[int, MixQuestion, MixAnswer, float]]:
+    """(seed, question, answer, what trying every fleet finds) of questions whose fleets can all be tried."""
     for seed in seeds:
         rng = np.random.default_rng(seed)
         asked = changed(rng, random_question(rng))
-        found = solve_mix(asked, seconds=20)
-        if found.engines is not None and found.engines.max() > MOST[len(asked.kinds)]:
-            continue
+        found = solve_mix(asked, seconds=seconds)
+        if found.engines is None or found.engines.max() <= MOST[len(asked.kinds)]:
+            yield seed, asked, found, cheapest(asked)
+
+
+def agree(seeds: range, *, changed: Changed = lambda _, asked: asked) -> None:
+    tried = 0
+    for seed, _, found, expected in answered(seeds, changed, seconds=20):
         tried += 1
-        expected = cheapest(asked)
         if np.isinf(expected):
             assert found.status == "infeasible", seed
         else:
@@ -69,13 +73,7 @@ def stand(seeds: range) -> tuple[int, int]:
     """(questions answered, optima) where a node may be lost: no way to place engines is cheaper than the bound, and
     what is answered stands on its nodes."""
     tried, optimal = 0, 0
-    for seed in seeds:
-        rng = np.random.default_rng(seed)
-        asked = on_nodes(rng, random_question(rng))
-        found = solve_mix(asked, seconds=10)
-        if found.engines is not None and found.engines.max() > MOST[len(asked.kinds)]:
-            continue
-        expected = cheapest(asked)
+    for seed, asked, found, expected in answered(seeds, on_nodes, seconds=10):
         if found.engines is None or found.objective is None or found.bound is None:
             assert found.status == "time_limit" or np.isinf(expected), seed
             continue
