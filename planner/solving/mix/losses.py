@@ -74,6 +74,14 @@ def every_remaining(engines: Ints | Floats, every: Sequence[Loss]) -> Floats:
     return left
 
 
+def lowered(prices: Floats, least: Floats | float, taken: Floats) -> Floats:
+    """Prices at which a fleet is worth ``least`` that is worth it at ``prices`` (…, n) after the loss of any ``taken``
+    (n,) of its engines. Of engines in order of what they are worth, let b be the last that is lost, of k: all after it
+    are worth at least π·least ÷ (least + k·b) each, together least² ÷ (least + k·b), and those that are lost at least
+    what k of b are, k·b·least ÷ (least + k·b)."""
+    return np.asarray(prices * least / (least + taken * prices), np.float64)
+
+
 # ------------------------------------------------------------------ nodes
 
 
