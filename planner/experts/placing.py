@@ -91,9 +91,9 @@ class Placed:
     distance: Distance
     crossed: tuple[Crossings, Crossings] | None
     heldout: tuple[Crossings, Crossings] | None
-    times: Mapping[str, tuple[LayerTimes, LayerTimes]]
+    times: Mapping[EngineRole, tuple[LayerTimes, LayerTimes]]
     costs: tuple[CostModel, ...]
-    exchanges: Mapping[str, str | None]
+    exchanges: Mapping[EngineRole, str | None]
 
     @property
     def before(self) -> Placement:
@@ -171,7 +171,7 @@ def place(
     )
 
 
-def _clocks(job: PlacementJob, ranks: Ranks, costs: Mapping[str, CostModel]) -> dict[str, LayerClock]:
+def _clocks(job: PlacementJob, ranks: Ranks, costs: Mapping[str, CostModel]) -> dict[EngineRole, LayerClock]:
     kinds = {kind: costs[kind] for kind in dict.fromkeys(ranks.kinds)}
     sent = _exchanges(job, ranks)
 
@@ -188,7 +188,7 @@ def _exchanges(job: PlacementJob, ranks: Ranks) -> dict[EngineRole, str | None]:
     return {role: usual_exchange(can, role, gpus, ranks.network, top_k) for role in job.tokens_per_gpu}
 
 
-def _decided(job: PlacementJob, clocks: Mapping[str, LayerClock]) -> Decided:
+def _decided(job: PlacementJob, clocks: Mapping[EngineRole, LayerClock]) -> Decided:
     first = next(iter(clocks.values()))
     mixed = len(set(job.ranks.kinds)) > 1
     topology = job.ranks.topology(job.slots, first.speeds(job.slots) if mixed else None)
