@@ -346,15 +346,15 @@ class StartedFleet:
         ]
         return tuple(lines)
 
+    def in_rack(self, engine: PlacedEngine) -> bool:
+        """Whether the plan takes an engine's hosts to be in one NVLink domain."""
+        pools = zip(self._asked.pools, self.plan.request.cluster.pools, strict=True)
+        split = {pool.name for pool, now in pools if pool.gpus_per_node != now.gpus_per_node}
+        return engine.group.pool in split and len(engine.shares) > 1
+
     @property
     def _racks(self) -> tuple[str, ...]:
-        """Of engines whose hosts the plan takes to be in one NVLink domain, which files cannot see to."""
-        split = {
-            p.name
-            for p, now in zip(self._asked.pools, self.plan.request.cluster.pools, strict=True)
-            if p.gpus_per_node != now.gpus_per_node
-        }
-        wide = dict.fromkeys(e.group.id for e in self.engines if e.group.pool in split and len(e.shares) > 1)
+        wide = dict.fromkeys(engine.group.id for engine in self.engines if self.in_rack(engine))
         return tuple(
             f"{name}: its hosts must be of one NVLink rack, with NVIDIA's IMEX running (Kubernetes: a ComputeDomain)"
             for name in wide
