@@ -75,7 +75,9 @@ remember() {
       "kept=$(date -u +%Y-%m-%dT%H:%M:%SZ)" >"$draft"
     ln "$draft" "$found/$uuid" 2>/dev/null || [ -e "$found/$uuid" ] # whoever was first keeps it
     rm -f "$draft"
-  done <<<"$gpus"
+  done <<EOF
+$gpus
+EOF
 }
 """
 
@@ -192,7 +194,8 @@ while [ "$#" -gt 0 ]; do
   shift
 done
 if [ -n "$clocks" ]; then
-  [[ "$clocks" =~ ^([0-9]+),([0-9]+)$ ]] || {{ echo "$0: $clocks is not MIN,MAX in whole MHz" >&2; exit 2; }}
+  form='^([0-9]+),([0-9]+)$'
+  [[ "$clocks" =~ $form ]] || {{ echo "$0: $clocks is not MIN,MAX in whole MHz" >&2; exit 2; }}
   low=${{BASH_REMATCH[1]}} high=${{BASH_REMATCH[2]}}
   if [ "$low" -lt {can.least_mhz} ] || [ "$high" -gt {can.most_mhz} ] || [ "$low" -gt "$high" ]; then
     echo "$0: $clocks MHz is outside of {can.least_mhz} to {can.most_mhz} MHz of {can.gpu}" >&2
@@ -242,9 +245,11 @@ else
       continue
     fi
     restore "$uuid" "$index" "$limit" || {{ failed=1; echo "GPU $index is not rolled back: run this again" >&2; }}
-  done <<<"$gpus"
+  done <<EOF
+$gpus
+EOF
   for file in "$found"/GPU-*; do
-    if [ -e "$file" ] && ! grep -q -F "${{file##*/}}" <<<"$gpus"; then
+    if [ -e "$file" ] && ! echo "$gpus" | grep -q -F "${{file##*/}}"; then
       echo "${{file##*/}} is kept, and of no GPU that nvidia-smi tells here: left"
     fi
   done
