@@ -361,6 +361,10 @@ class StartedFleet:
         ]
         return tuple(lines)
 
+    def in_rack(self, engine: PlacedEngine) -> bool:
+        """Whether the plan takes an engine's hosts to be in one NVLink domain."""
+        return engine.group.pool in self.racks and len(engine.shares) > 1
+
     def told_of(self, front: Front) -> tuple[str, ...]:
         """The header, with what the front does to the plan's shares."""
         return self.told if front.weighted else (*self.told, *self.equal_shares)

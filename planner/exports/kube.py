@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from planner.contract.engine import EngineGroup
+from planner.exports.compute_domain import FILE as DOMAIN_FILE
+from planner.exports.compute_domain import compute_domain, join, told
 from planner.exports.fleet import PlacedEngine, StartedFleet
 from planner.exports.mpi import KEYS, SSH_PORT, pod_scripts
-from planner.exports.text import name_of
+from planner.exports.text import name_of, yaml_text
 from planner.exports.values import Values
 from planner.launchers.front import NodeStart
 from planner.launchers.vendors import find_vendor
@@ -196,8 +198,21 @@ class Kube:
                 program=program,
                 claims=claims,
             )
-            pods.append(self.pod(container, claims=claims, pool=engine.group.pool))
+            pods.append(self.joined(engine, self.pod(container, claims=claims, pool=engine.group.pool)))
         return pods
+
+    # ------------------------------------------------------------------ racks
+
+    def joined(self, engine: PlacedEngine, pod: Object, *, near: bool = True) -> Object:
+        """``pod``, one of an engine's, in the NVLink domain that the engine's hosts must share, where they must."""
+        return join(pod, self.name("domain", "channel"), near=near) if self.fleet.in_rack(engine) else pod
+
+    def domain(self, *, near: bool = True) -> dict[str, str]:
+        """The file of that domain; none where no engine needs one."""
+        if not any(map(self.fleet.in_rack, self.fleet.engines)):
+            return {}
+        made = compute_domain(self.fleet, self.metadata(self.name("domain")), self.name("domain", "channel"))
+        return {DOMAIN_FILE: yaml_text(made, header=(*self.fleet.told, *told(near)))}
 
     def _world_pods(self, engine: PlacedEngine, name: str) -> list[Object]:
         """Of an engine that is one MPI world: the leader runs ``mpirun``, the workers an ssh daemon."""
@@ -222,7 +237,7 @@ class Kube:
                 container["env"] = [address, *container.get("env", [])]
             pod = self.pod(container, claims=claims, pool=engine.group.pool)
             pod.setdefault("volumes", []).append({"name": "ssh", "secret": {"secretName": self.values.ssh_secret}})
-            made.append(pod)
+            made.append(self.joined(engine, pod))
         return made
 
     def workload(self, engine: PlacedEngine, name: str, labels: Mapping[str, str]) -> Object:

@@ -20,7 +20,7 @@ def minded(fleet: StartedFleet) -> Iterator[str]:
 
 def _racks(fleet: StartedFleet) -> Iterator[str]:
     """Of engines whose hosts the plan takes to be in one NVLink domain."""
-    wide = dict.fromkeys(e.group.id for e in fleet.engines if e.group.pool in fleet.racks and len(e.shares) > 1)
+    wide = dict.fromkeys(engine.group.id for engine in fleet.engines if fleet.in_rack(engine))
     for name in wide:
         yield f"{name}: its hosts must be of one NVLink rack, with NVIDIA's IMEX running (Kubernetes: a ComputeDomain)"
 

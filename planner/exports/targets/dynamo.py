@@ -100,7 +100,7 @@ class Dynamo(ServingTarget):
             maps += kube.config_map(name, start)
             components.append(self._component(kube, engine, start, name, len(group.replicas)))
         told = (*fleet.told, *fleet.equal_shares)
-        files = {"graph.yaml": yaml_text(self._graph(kube, components), header=told)}
+        files = {"graph.yaml": yaml_text(self._graph(kube, components), header=told), **kube.domain(near=False)}
         if maps:
             files["configmaps.yaml"] = yaml_text(*maps, header=fleet.told)
         return {**files, "kustomization.yaml": yaml_text(kustomization(sorted(files), self.values.namespace))}
@@ -143,7 +143,7 @@ class Dynamo(ServingTarget):
         made: Object = {"name": engine.group.id, "type": _ROLES[engine.role], "replicas": replicas}
         if len(engine.shares) > 1:
             made["multinode"] = {"nodeCount": len(engine.shares)}
-        pod = kube.pod(container, claims=claims, pool=engine.group.pool)
+        pod = kube.joined(engine, kube.pod(container, claims=claims, pool=engine.group.pool), near=False)
         kube.keep_spread([pod], engine.group)
         labels = kube.spread_labels(engine.group)
         return {**made, "podTemplate": {**({"metadata": {"labels": labels}} if labels else {}), "spec": pod}}
@@ -182,7 +182,8 @@ def _older(component: Object) -> Object:
     if "multinode" in component:
         made["multinode"] = component["multinode"]
     if "resources" in container:
-        made["resources"] = {"limits": {"gpu": next(iter(container["resources"]["limits"].values()))}}
+        claims = {key: value for key, value in container["resources"].items() if key == "claims"}
+        made["resources"] = {"limits": {"gpu": next(iter(container["resources"]["limits"].values()))}, **claims}
     if "metadata" in component["podTemplate"]:
         made["extraPodMetadata"] = component["podTemplate"]["metadata"]
     rest = {key: value for key, value in container.items() if key not in ("name", "resources")}

@@ -83,7 +83,7 @@ class KServe(ServingTarget):
         ]
         plain = "engines answer by HTTP: enableLLMInferenceServiceTLS of KServe's configuration is to be off"
         told = (*fleet.told, *fleet.equal_shares, plain)
-        files = {"service.yaml": yaml_text(service, header=told)}
+        files = {"service.yaml": yaml_text(service, header=told), **kube.domain()}
         if maps:
             files["configmaps.yaml"] = yaml_text(*maps, header=fleet.told)
         return {**files, "kustomization.yaml": yaml_text(kustomization(sorted(files), self.values.namespace))}

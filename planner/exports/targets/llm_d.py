@@ -94,7 +94,7 @@ class LlmD(ServingTarget):
                 workloads.append(kube.workload_of(self._first(group), kube.name(group.id), labels))
         told = (*fleet.told, "requests are shared out by load and prefixes, not by the plan's shares")
         backend: Object = {"group": GROUP, "kind": "InferencePool", "name": fleet.name}
-        files = {"engines.yaml": yaml_text(*workloads, header=told)}
+        files = {"engines.yaml": yaml_text(*workloads, header=told), **kube.domain()}
         if not self._disaggregated and (maps := self._maps(kube)):
             files["configmaps.yaml"] = yaml_text(*maps, header=fleet.told)
         if self._by_router:
