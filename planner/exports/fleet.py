@@ -348,6 +348,10 @@ class StartedFleet:
         for name, latency in (("TTFT", prediction.ttft_ms), ("TPOT", prediction.tpot_ms)):
             if latency is not None:
                 figures += f", {name} p90 {latency.p90.value:.4g} ms"
+        wide = [engine.group.id for engine in self.engines if self.in_rack(engine)]
+        groups = plan.decision.engines
+        pools = dict.fromkeys(group.pool for group in groups)
+        most = {pool: self.most_on_a_node([each for each in groups if each.pool == pool]) for pool in pools}
         lines = [
             f"plan {(plan.digest or 'without a digest')[:16]}, schema {plan.kind} {plan.schema_version}{edited}",
             f"for {self.framework.title}" + (f" ({self.release_note})" if self.release_note else ""),
@@ -357,7 +361,7 @@ class StartedFleet:
                 for group in plan.decision.engines
                 if group.supply in ("spot", "reserved")
             ),
-            *minded(self),
+            *minded(plan, wide, None if self.racks else most),
         ]
         return tuple(lines)
 
