@@ -28,8 +28,8 @@ from planner.serving.dates import day_or_as_it_is
 from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.harness_words import ENGINES_APART, THOUSANDS, WAY_APART, in_our_terms
 from planner.serving.images import counted, prompt_images
+from planner.serving.laboratories import laboratories
 from planner.serving.layouts import completed, degrees_of, with_replicas
-from planner.serving.measured.laboratories import laboratories
 from planner.serving.wide_experts import ROLES, EngineMachines, WideAsked, kin_told, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric

@@ -12,7 +12,7 @@ from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency
 from costmodels.serving.simulator.capacity import LONG
 from planner.serving.asked_rows import AskedRow
-from planner.serving.measured.laboratories import laboratories
+from planner.serving.laboratories import laboratories
 from planner.serving.role_answers import RoleAnswer
 
 FALLS_BEHIND = (

@@ -40,8 +40,8 @@ from planner.serving.asked_rows import (
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.containers import CONTAINER, with_framework_told
 from planner.serving.harness_words import is_inferencex, lengths_told, load_told, of_inferencex
+from planner.serving.laboratories import laboratories
 from planner.serving.layouts import refused_on_nodes
-from planner.serving.measured.laboratories import laboratories
 from planner.serving.prediction_cells import write, write_role
 from planner.serving.role_answers import answered
 from planner.serving.same_columns import agreed, columns_read, with_drafts

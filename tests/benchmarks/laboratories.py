@@ -4,7 +4,7 @@ others: ``python -m tests.benchmarks.laboratories``.
 Each ``data/published_*.csv`` is one laboratory's, predicted as nobody's in particular (without its column ``source``).
 The half-width that goes beside these intervals, as an independent error, is that of the least mean interval score of
 laboratories with one vote each; it is learnt from all but one and judged on that one's rows. What ships
-(:mod:`planner.serving.measured.laboratories`) is that of all. Of other ways to learn it (votes by rows, logarithms of
+(:mod:`planner.serving.laboratories`) is that of all. Of other ways to learn it (votes by rows, logarithms of
 scores, the root mean square of laboratories' mean errors) all came to 0.9 to 1.3 (TTFT) and 0.3 to 0.45 (TPOT); this
 one was chosen after seeing them left out: its intervals hold 80 and 80 % where laboratories count alike. Writes
 ``costmodels/evidence/laboratories.json``.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from planner.serving.measured.laboratories import laboratories
+from planner.serving.laboratories import laboratories
 from planner.serving.prediction_table import predict
 
 EVIDENCE = Path(__file__).parents[3] / "costmodels" / "evidence" / "laboratories.json"
