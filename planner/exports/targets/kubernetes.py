@@ -17,7 +17,7 @@ class Kubernetes(ServingTarget):
     rung: ClassVar[int] = 2
 
     def own_needs(self) -> tuple[str, ...]:
-        return ("image", *self.fleet.needs_of_worlds())
+        return ("image", *self.needs_of_pools, *self.fleet.needs_of_worlds())
 
     def url(self) -> str:
         return f"http://{self.fleet.name}:{self.fleet.first_port}"
