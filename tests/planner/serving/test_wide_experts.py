@@ -448,21 +448,3 @@ def test_more_sequences_never_take_experts_less_time(name: str, gpu: str) -> Non
     assert (times.parts["moe"] > 0).all()
     assert (np.diff(times.parts["moe"]) > -0.02 * times.parts["moe"][:-1]).all()
     assert (np.diff(times.latency.value) > 0).all()
-
-
-def test_models_that_no_exchange_reaches_gather() -> None:
-    """SGLang's gpt-oss: nothing said gathers, and a named exchange is refused by name."""
-    model = {
-        "model": "openai/gpt-oss-120b",
-        "gpu": "MI355X",
-        "dp": "8",
-        "ep": "8",
-        "redundant": "",
-        "concurrency": "512",
-    }
-    model["gpu_memory_utilization"] = ""
-    said, named, vllm = asked(model, model | {"exchange": "mori"}, model | {"framework": "vllm"}).itertuples()
-    assert said.error == ""
-    assert "exchange=" not in said.note
-    assert "SGLang has no exchange for experts of gpt_oss (all ranks gather)" in re.sub(r" 0\.\S+", "", named.error)
-    assert "exchange=mori_low_latency" in vllm.note
