@@ -237,13 +237,16 @@ def _lfm2(fields: Fields) -> Decoder:
     check_layer_types(fields, kinds, ("conv", "full_attention"))
     mixers: list[Attention] = [convolution if kind == "conv" else attention for kind in kinds]
     fields.inert(r"block_\w+", "conv_dim", r"conv_use_\w+", "full_attn_idxs", "theta")
+    span = convolution.conv_kernel
+    told = f"convolutions over {span} tokens are taken to last as long as those over 4, which were measured"
+    notes = (told,) if span < 4 else ()
     if fields.model_type == "lfm2":
-        return Decoder([(mixer, DenseFeedForward(_lfm2_width(fields))) for mixer in mixers])
+        return Decoder([(mixer, DenseFeedForward(_lfm2_width(fields))) for mixer in mixers], notes=notes)
     experts = expert_layer(
         fields, "num_experts", "moe_intermediate_size", router_bias=fields.flag("use_expert_bias", True)
     )
-    first = fields.number("num_dense_layers")
-    return Decoder(with_experts(mixers, [i >= first for i in range(count)], experts, lambda: dense_layer(fields)))
+    sparse = [i >= fields.number("num_dense_layers") for i in range(count)]
+    return Decoder(with_experts(mixers, sparse, experts, lambda: dense_layer(fields)), notes=notes)
 
 
 def _lfm2_width(fields: Fields) -> int:
