@@ -272,8 +272,10 @@ class _Desk:
 
 def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[AskedRow]) -> None:
     out, catalogue = desk.out, desk.catalogue
-    _, gpu_name, framework_at, weights, kv, images, greedy, speculative, state = group
+    _, gpu_name, framework_at, weights, kv, images, greedy, speculative, state, cut = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
+    if not cut:
+        framework = framework.serving(model.max_context_tokens, latent=model.is_latent)
     families().require_measured_widths(model)
     precision, kept = precision_on(framework, gpu, model, weights, kv, ran=desk.ran)
     framework.check_runs(precision, gpu)
