@@ -18,6 +18,8 @@ sampled                     beside it where tokens are sampled: sorting for top-
 block_experts               a layer of experts with scaled blocks of fp8 on Hopper, before the release named (to 500 µs)
 uneven_experts              power of the share by which the GPU with most experts to read exceeds the average, where
                             experts are spread whole (0 to 1.5; 0: kernels timed with even routing say it all)
+gathered_experts            log by which experts' kernels exceed what their rows say in steps without prompts, where
+                            attention ranks gather their tokens (TensorRT-LLM on Blackwell; 0 to 0.8)
 prompt_step, prompt_layer   a step that no CUDA graph holds: launches (up to 4 ms; up to 120 µs a layer)
 request, token, queue       what a lone request pays: HTTP, tokenisation; and what each other request adds (one process)
 expert_layer                beside it, of models with experts whose kernels prompts launch singly (up to 2 ms a layer)
@@ -27,6 +29,9 @@ steps                       steps that a request waits for beside others: the on
 rank_steps                  with attention data parallelism: until every rank has a prompt (0 to 60), or half of the
                             time in which as many requests end: ranks · (1 + 1/2 + … + 1/ranks) · outputs ÷ users
 =========================== ==================================================================================
+
+A step of a model that drafts k tokens verifies k + 1 of each sequence, and each drafted one takes as long as a layer;
+``acceptance`` (0 to 0.95) is of each, where the load does not say it.
 
 Where a framework compiles or tunes kernels when their shapes first come (SGLang; TensorRT-LLM those of latent
 attention's models), the first request of each client waits longer by ``first`` (0 to 6 s; on AMD ``first_on_amd``
@@ -222,7 +227,8 @@ class Slow:
     """Whether a model has experts in scaled blocks of fp8 that the release is slow with, and kernels that are compiled
     when their shapes first come; what steps that draft take more where attention is data parallel, what the release
     takes more of each running sequence, and what prompts that first fill a step wait for, µs; whether the model has
-    experts; layers whose kernels are launched one by one for prompts, and how long that takes in a step, µs."""
+    experts; layers whose kernels are launched one by one for prompts, and how long that takes in a step, µs; whether
+    experts take longer for tokens that attention ranks gather."""
 
     block_experts: bool = False
     compiled: bool = False
@@ -232,6 +238,7 @@ class Slow:
     experts: bool = False
     launched: int = 0
     launching_us: float = 0.0
+    gathered: bool = False
 
     @property
     def kind(self) -> str:
@@ -259,6 +266,7 @@ class Calibration(BaseModel):
     sampled_us_per_sequence: float = Field(default=0.0, ge=0)
     block_experts_us_per_layer: float = Field(default=0.0, ge=0)
     uneven_experts: float = Field(default=0.0, ge=0)
+    gathered_experts: float = Field(default=0.0, ge=0)
     first_us: float = Field(default=0.0, ge=0)
     first_on_amd: float = Field(default=1.0, ge=1)
     first_full_us: float = 0.0  # resolved: of the release (its capabilities), in no fit, as
@@ -336,6 +344,7 @@ class Calibration(BaseModel):
                 "launching_us": slow.launching_us,
                 "first_full_us": slow.full_us,
                 "first_us": first_us if slow.compiled else 0.0,
+                "gathered_experts": self.gathered_experts if slow.gathered else 0.0,
                 "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
                 "request_us": self.request_us + self.request_us_per_expert_layer * slow.launched,
@@ -400,11 +409,6 @@ class Calibration(BaseModel):
         own = own + math.exp(self.effect.front) * self.request_us_per_concurrent * there
         steps = np.where(polled, 0.0, max(self.request_steps - played, 0.0) * busy)
         return np.asarray(own + (steps + np.where(np.asarray(ranks) > 1, gathered, 0.0)) * tpot_us)
-
-    def tokens_per_step(self, drafted: Ints) -> Floats:
-        """Tokens that a decode step yields when ``drafted`` are drafted: 1 + a + a² + …"""
-        a = self.acceptance
-        return np.asarray((1 - a ** (np.asarray(drafted) + 1.0)) / (1 - a), dtype=np.float64)
 
 
 def steps_to_gather(ranks: Ints | int, concurrency: Floats, outputs: Floats | float) -> Floats:
