@@ -18,8 +18,7 @@ sampled                     beside it where tokens are sampled: sorting for top-
 block_experts               a layer of experts with scaled blocks of fp8 on Hopper, before the release named (to 500 µs)
 uneven_experts              power of the share by which the GPU with most experts to read exceeds the average, where
                             experts are spread whole (0 to 1.5; 0: kernels timed with even routing say it all)
-gathered_experts            log by which experts' kernels exceed what their rows say in steps without prompts, where
-                            attention ranks gather their tokens (TensorRT-LLM on Blackwell; 0 to 0.8)
+gathered_experts            log by which experts take longer for tokens that attention ranks gather, without prompts (0 to 0.8)
 prompt_step, prompt_layer   a step that no CUDA graph holds: launches (up to 4 ms; up to 120 µs a layer)
 request, token, queue       what a lone request pays: HTTP, tokenisation; and what each other request adds (one process)
 expert_layer                beside it, of models with experts whose kernels prompts launch singly (up to 2 ms a layer)
@@ -29,9 +28,6 @@ steps                       steps that a request waits for beside others: the on
 rank_steps                  with attention data parallelism: until every rank has a prompt (0 to 60), or half of the
                             time in which as many requests end: ranks · (1 + 1/2 + … + 1/ranks) · outputs ÷ users
 =========================== ==================================================================================
-
-A step of a model that drafts k tokens verifies k + 1 of each sequence, and each drafted one takes as long as a layer;
-``acceptance`` (0 to 0.95) is of each, where the load does not say it.
 
 Where a framework compiles or tunes kernels when their shapes first come (SGLang; TensorRT-LLM those of latent
 attention's models), the first request of each client waits longer by ``first`` (0 to 6 s; on AMD ``first_on_amd``
@@ -274,7 +270,7 @@ class Calibration(BaseModel):
     launching_us: float = 0.0
     effect: Effect = Effect()  # that holds, of those below
     effects: Effects = Effects()
-    acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
+    acceptance: float = Field(ge=0, lt=1)  # of each drafted token, all of which steps verify, given those before it
     ttft: Spread
     tpot: Spread
     e2e: Spread
