@@ -49,12 +49,14 @@ class InputError(ShardwrightError):
     title = "Bad input"
 
 
-def near(value: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> tuple[list[str], str]:
-    """The names of ``known`` most like ``value``, and what a hint says of them."""
+def near(
+    value: str, known: Iterable[str], aliases: Mapping[str, str] | None = None, alike: float = 0.4
+) -> tuple[list[str], str]:
+    """The names of ``known`` most like ``value``, at least so much ``alike`` (of 1), and what a hint says of them."""
     names = sorted(set(known))
     folded = {other.casefold(): name for other, name in (aliases or {}).items()}
     folded |= {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(value[:LONGEST_NAME].casefold(), list(folded), n=8, cutoff=0.4)
+    close = difflib.get_close_matches(value[:LONGEST_NAME].casefold(), list(folded), n=8, cutoff=alike)
     nearest = list(dict.fromkeys(folded[name] for name in close))[:4]
     listing = ", ".join(nearest) if nearest else ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
     return nearest, f"{'nearest' if nearest else 'known'}: {listing}" if names else "there are none"

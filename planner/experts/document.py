@@ -120,7 +120,7 @@ class LayerTime(Document):
     """Mean time of one MoE layer: all GPUs wait for the slowest."""
 
     experts_ms: Interval = Field(description="grouped products of the slowest GPU")
-    exchange_ms: Interval = Field(description="dispatch and combine over the slower of the links used")
+    exchange_ms: Interval = Field(description="dispatch and combine, with the tokens of the fullest GPU")
     total_ms: float
 
 
@@ -145,7 +145,7 @@ class WindowBalance(Document):
     name: str
     before: float
     greedy: float | None = Field(
-        description="of greedy replication and packing (EPLB's way) on the windows' average; null: unequal GPUs"
+        description="of greedy replication and packing (EPLB's way) on the windows' mean; null: unequal GPUs or slots"
     )
     after: float
     bound: float | None = Field(description="no placement on these slots exceeds it; null for held-out windows")

@@ -110,6 +110,11 @@ def _recorded(document: Any, where: str) -> RawCounts:
                 f"{where}: holds per-pass records in place of {KEY}",
                 "record with --expert-distribution-recorder-mode stat",
             )
+        if {"kind", "schema_version"} <= document.keys():
+            raise InputError(
+                f"{where}: is a document of kind {shown(document['kind'])}, which holds no counts of tokens",
+                "give the recorded counts themselves, which `plan experts --loads` takes, too",
+            )
         keys = ", ".join(shown(key) for key in list(document)[:5]) or "none"
         raise InputError(f"{where}: key {KEY} is missing (keys: {keys})", _KEY_HINT)
     counts = _table(document[KEY], where)

@@ -1,33 +1,51 @@
 """Predicted time of a MoE layer under a placement: the slowest GPU's grouped products, and the two exchanges.
 
-All GPUs wait for the slowest: time = max over GPUs of its experts' products + dispatch + combine. Each exchange lasts
-as long as the slower of the links it uses, the one within a node or fast-link domain and the fabric between them,
-with the bytes of the fullest GPU. Every (token, expert) pair is sent, also where two experts of a token share a GPU.
+All GPUs wait for the slowest: time = max over GPUs of its experts' products + dispatch + combine. Exchanges are those
+that engines of the framework run (:func:`usual_exchange`), by the law of :mod:`costmodels.step.expert_exchange`, with
+the tokens of the fullest GPU. Where engines run none, and where tokens go on from their experts, every (token, expert)
+pair is sent over the slower of the links used, the one within a node or fast-link domain and the fabric between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
-from costmodels.operations.questions import ACTIVATION_BYTES, Exchange
+from costmodels.operations.exchanges import exchange_names, more_us_of, priced_as, spread_of
+from costmodels.operations.questions import ACTIVATION_BYTES, Exchange, ExpertExchange
 from costmodels.operations.roofline import code
+from costmodels.serving.frameworks.facts import EngineRole, Parallelism
 from costmodels.step.communication import Network, exchange_times
+from costmodels.step.expert_exchange import expert_exchange_times, fabric_kind
 from planner.experts.crossings import Crossings
 from planner.experts.model import expert_layer
 from planner.experts.placement import Placement
+from profiles.hardware import Gpu
 
 Dispatch = Literal["home", "stay"]
 """``home``: after each layer a token returns to the GPU of its sequence (vLLM, SGLang, TensorRT-LLM): two exchanges a
 layer, whose size the crossings do not change. ``stay``: a token goes on from where its expert is (ExFlow,
 arXiv:2401.08383): one exchange a layer, of what crosses."""
+
+
+def usual_exchange(can: Parallelism, role: EngineRole, gpus: Sequence[Gpu], network: Network, top_k: int) -> str | None:
+    """What engines of ``role`` that share experts out over ``gpus`` run when nothing is said; None: all of them gather
+    all tokens."""
+    ranks, domain = len(gpus), network.gpus_per_node
+    for name in can.usual_exchanges(role, gpus[0], ranks, domain):
+        way = can.exchanges[name]
+        reaches = ranks <= domain or fabric_kind(network.fabric) in way.across
+        if reaches and all(way.runs_on(gpu) for gpu in gpus) and not (way.above_top_k and ranks <= top_k):
+            return name
+    return None
+
 
 _POINTS = 48  # of the tables, evenly spaced in the logarithm: kernels' steps are a few percent
 
@@ -67,6 +85,7 @@ class LayerClock:
         kind: shape [gpus], the kind of each GPU.
         network: what joins them.
         tokens: tokens that enter a layer in one step, of all GPUs together.
+        exchange: how they reach their experts and come back (:func:`usual_exchange`).
     """
 
     def __init__(
@@ -77,6 +96,7 @@ class LayerClock:
         kind: tuple[str, ...],
         network: Network,
         tokens: float,
+        exchange: str | None = None,
     ) -> None:
         self.ffn = expert_layer(model)
         self.hidden, self.precision = self.ffn.latent or model.hidden, precision
@@ -84,6 +104,7 @@ class LayerClock:
         self.pairs = tokens * self.ffn.working_top_k
         self._products: dict[tuple[str, int], Curve] = {}
         self._inside, self._outside = self._links()
+        self._there_and_back = None if exchange is None else self._sent(exchange_names().index(exchange))
 
     @property
     def gpus(self) -> int:
@@ -145,6 +166,30 @@ class LayerClock:
         times = exchange_times(cost, network, [exchange], n)
         return np.stack([times.value, times.low, times.high])
 
+    def _sent(self, exchange: int) -> Curve:
+        """Time of dispatch and combine by the kind with the code ``exchange``, over the pairs of the fullest GPU."""
+        pairs, ffn = self._grid(), self.ffn
+        n = len(pairs)
+        kind, candidates = np.full(n, exchange), np.arange(n, dtype=np.int64)
+        asked = ExpertExchange(
+            kind=priced_as(kind),
+            tokens=pairs / ffn.working_top_k,
+            busiest=np.ones(n),
+            hidden=self.hidden,
+            top_k=ffn.working_top_k,
+            experts=ffn.experts,
+            groups=ffn.groups,
+            top_groups=ffn.top_groups,
+            ranks=np.full(n, self.gpus),
+            candidate=candidates,
+            count=1.0,
+            more_us=more_us_of(kind),
+        )
+        found = [expert_exchange_times(cost, self.network, [asked], n) for cost in self.costs.values()]
+        both = [combine([each.dispatch, each.combine]).widened(spread_of(kind)) for each in found]
+        slowest = [np.max([getattr(each, name) for each in both], axis=0) for name in ("value", "low", "high")]
+        return Curve(pairs, *(np.maximum.accumulate(part) for part in slowest))
+
     def speeds(self, slots: Ints) -> Floats:
         """Relative speed of each GPU at the mean load, shape [gpus], mean 1: pairs per time."""
         mean = np.array([self.pairs / self.gpus])
@@ -168,7 +213,9 @@ class LayerClock:
         for g, (kind, slots) in enumerate(zip(self.kind, topology.slots.tolist(), strict=True)):
             products[..., g, :] = self.products(kind, slots).at(pairs[..., g])
         fullest = pairs.max(axis=-1)
-        if dispatch == "home" or crossed is None:
+        if (dispatch == "home" or crossed is None) and self._there_and_back is not None:
+            exchange = self._there_and_back.at(fullest)
+        elif dispatch == "home" or crossed is None:
             exchange = 2 * np.maximum(self._inside.at(fullest), self._outside.at(fullest))
         else:
             # Curves are of exchanges in which all GPUs are equally likely, of which 1 − 1/n leaves its place.

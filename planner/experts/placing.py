@@ -10,13 +10,14 @@ import numpy as np
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.serving.frameworks.facts import EngineRole
 from costmodels.serving.frameworks.framework import find_framework
 from planner.experts.affinity import LoadLimit, relabelled
 from planner.experts.balance import Certificate, balance, check_room
 from planner.experts.balance import Objective as OverWindows
 from planner.experts.crossings import Crossings, Distance, crossings
 from planner.experts.document import Objective
-from planner.experts.layer_time import Dispatch, LayerClock, LayerTimes
+from planner.experts.layer_time import Dispatch, LayerClock, LayerTimes, usual_exchange
 from planner.experts.model import MoeModel, copy_bytes
 from planner.experts.placement import Floats, Ints, Loads, Placement, Topology
 from planner.experts.ranks import Ranks
@@ -37,7 +38,7 @@ class PlacementJob:
 
     Attributes:
         slots: copies that fit on each GPU per layer, shape [gpus].
-        tokens_per_gpu: batch sizes to predict, by name; the first counts for ``time``.
+        tokens_per_gpu: batch sizes to predict, by the role of the engine; the first counts for ``time``.
         current: what runs now; None: the engine's default.
         max_moves: copies that may move from there, all layers together; None: any number.
         lost_gpus: ranks of ``current`` that are gone.
@@ -59,7 +60,7 @@ class PlacementJob:
     groups: int | None = None
     balance_tolerance: float = 0.01
     dispatch: Dispatch = "home"
-    tokens_per_gpu: Mapping[str, int] = field(default_factory=lambda: {"decode": 128, "prefill": 4096})
+    tokens_per_gpu: Mapping[EngineRole, int] = field(default_factory=lambda: {"decode": 128, "prefill": 4096})
     seed: int = 0
     time_limit_s: float = 60.0
 
@@ -80,7 +81,8 @@ class Decided:
 @dataclass(frozen=True, eq=False)
 class Placed:
     """What was found. ``times``: before and after, by batch; ``heldout``: crossings before and after on the half of the
-    routes that was not fitted on; ``costs``: of each GPU type."""
+    routes that was not fitted on; ``costs``: of each GPU type; ``exchanges``: how tokens reach their experts, by batch
+    (:func:`planner.experts.layer_time.usual_exchange`)."""
 
     job: PlacementJob
     decided: Decided
@@ -89,8 +91,9 @@ class Placed:
     distance: Distance
     crossed: tuple[Crossings, Crossings] | None
     heldout: tuple[Crossings, Crossings] | None
-    times: Mapping[str, tuple[LayerTimes, LayerTimes]]
+    times: Mapping[EngineRole, tuple[LayerTimes, LayerTimes]]
     costs: tuple[CostModel, ...]
+    exchanges: Mapping[EngineRole, str | None]
 
     @property
     def before(self) -> Placement:
@@ -164,18 +167,28 @@ def place(
         heldout=heldout,
         times={name: times(clock) for name, clock in clocks.items()},
         costs=tuple(costs.values()),
+        exchanges=_exchanges(job, decided.ranks),
     )
 
 
-def _clocks(job: PlacementJob, ranks: Ranks, costs: Mapping[str, CostModel]) -> dict[str, LayerClock]:
+def _clocks(job: PlacementJob, ranks: Ranks, costs: Mapping[str, CostModel]) -> dict[EngineRole, LayerClock]:
     kinds = {kind: costs[kind] for kind in dict.fromkeys(ranks.kinds)}
-    return {
-        name: LayerClock(job.architecture, job.precision, kinds, ranks.kinds, ranks.network, float(tokens * ranks.gpus))
-        for name, tokens in job.tokens_per_gpu.items()
-    }
+    sent = _exchanges(job, ranks)
+
+    def clock(role: EngineRole, tokens: int) -> LayerClock:
+        everyone = float(tokens * ranks.gpus)
+        return LayerClock(job.architecture, job.precision, kinds, ranks.kinds, ranks.network, everyone, sent[role])
+
+    return {role: clock(role, tokens) for role, tokens in job.tokens_per_gpu.items()}
 
 
-def _decided(job: PlacementJob, clocks: Mapping[str, LayerClock]) -> Decided:
+def _exchanges(job: PlacementJob, ranks: Ranks) -> dict[EngineRole, str | None]:
+    can, gpus = find_framework(job.framework).parallelism, [ranks.catalogue.find_gpu(kind) for kind in ranks.kinds]
+    top_k = job.model.top_k
+    return {role: usual_exchange(can, role, gpus, ranks.network, top_k) for role in job.tokens_per_gpu}
+
+
+def _decided(job: PlacementJob, clocks: Mapping[EngineRole, LayerClock]) -> Decided:
     first = next(iter(clocks.values()))
     mixed = len(set(job.ranks.kinds)) > 1
     topology = job.ranks.topology(job.slots, first.speeds(job.slots) if mixed else None)

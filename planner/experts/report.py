@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Cluster
 from planner.contract.provenance import provenance_fields
 from planner.contract.quantities import Interval
@@ -290,11 +291,34 @@ def _traffic(placed: Placed) -> doc.Traffic | None:
     )
 
 
+def _on_exchanges(placed: Placed) -> list[str]:
+    """How tokens reach their experts in the times told."""
+    if placed.job.dispatch == "stay":
+        return []
+    title = find_framework(placed.job.framework).title
+    runs = [f"{name} in {batch}" for batch, name in placed.exchanges.items() if name is not None]
+    notes = [f"exchange: {', '.join(runs)}, as {title} has it when nothing is said"] if runs else []
+    if None in placed.exchanges.values():
+        gathering = [batch for batch, name in placed.exchanges.items() if name is None]
+        notes.append(
+            f"exchange in {' and '.join(gathering)}: told as an all-to-all over NCCL; {title} gathers all tokens "
+            "on these GPUs when nothing is said, which takes as long under any placement"
+        )
+    return notes
+
+
 def _notes(placed: Placed) -> tuple[str, ...]:
     job, notes = placed.job, list(dict.fromkeys(note for cost in placed.costs for note in cost.notes))
     notes.append(
         "an expert's tokens are taken as shared out evenly over its copies, wherever the token is, as engines do"
     )
+    notes += _on_exchanges(placed)
+    if (job.slots != job.slots[0]).any():
+        gpus, slots = len(job.slots), int(job.slots.sum())
+        notes.append(
+            f"{slots} slots do not divide by {gpus} GPUs, so some have one less: greedy placement and engines take "
+            f"equally many on each (redundant={-(-slots // gpus) * gpus - job.model.experts})"
+        )
     if job.dispatch == "home":
         notes.append("tokens return to their sequence's GPU after each layer, so crossings do not change the times")
     if job.routes is not None:

@@ -17,6 +17,7 @@ from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.engine import EngineGroup
 from planner.experts.model import moe_model
+from planner.exports.minded import minded
 from planner.exports.nginx import nginx_front
 from planner.exports.text import name_of
 from planner.exports.values import Values
@@ -32,9 +33,6 @@ from planner.serving.document.placing import on_hosts
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import find_gpu
-
-_LOSSES = 4
-"""Of those that need another routing, named at the head of files."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,13 @@ class StartedFleet:
     """Everything a target needs to know of a plan.
 
     Attributes:
+        asked: the cluster as planned, whose nodes may be racks.
         release_note: how the release came to be this one, where that is not plain.
         edited: whether the document was changed by hand since it was made.
     """
 
     def __init__(self, plan: Plan, values: Values, release_of: Released, *, edited: bool = False) -> None:
-        self._asked = plan.request.cluster
+        self.asked = plan.request.cluster
         self.plan, self.values, self.edited = on_hosts(plan), values, edited
         self.framework, self.options = release_of.framework, release_of.options
         self.release_note = release_of.note
@@ -118,6 +117,23 @@ class StartedFleet:
             for pool in self.plan.request.cluster.pools
             for number in sorted(node for name, node in used if name == pool.name)
         )
+
+    @cached_property
+    def racks(self) -> frozenset[str]:
+        """Pools whose nodes were racks in the plan and are hosts here."""
+        pools = zip(self.asked.pools, self.plan.request.cluster.pools, strict=True)
+        return frozenset(was.name for was, now in pools if was.gpus_per_node != now.gpus_per_node)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the plan's promise rests on which engines share a node."""
+        return self.plan.request.survive.nodes > 0 and not self.racks
+
+    def most_on_a_node(self, groups: Sequence[EngineGroup]) -> int:
+        """Engines of ``groups`` that stand on one node."""
+        ids = {group.id for group in groups}
+        on = Counter(share.node for engine in self.engines if engine.group.id in ids for share in engine.shares)
+        return max(on.values())
 
     def gpus_of(self, pool: str) -> int:
         """GPUs that a node of a pool must have for the plan: engines are told their numbers there."""
@@ -332,6 +348,10 @@ class StartedFleet:
         for name, latency in (("TTFT", prediction.ttft_ms), ("TPOT", prediction.tpot_ms)):
             if latency is not None:
                 figures += f", {name} p90 {latency.p90.value:.4g} ms"
+        wide = [engine.group.id for engine in self.engines if self.in_rack(engine)]
+        groups = plan.decision.engines
+        pools = dict.fromkeys(group.pool for group in groups)
+        most = {pool: self.most_on_a_node([each for each in groups if each.pool == pool]) for pool in pools}
         lines = [
             f"plan {(plan.digest or 'without a digest')[:16]}, schema {plan.kind} {plan.schema_version}{edited}",
             f"for {self.framework.title}" + (f" ({self.release_note})" if self.release_note else ""),
@@ -341,37 +361,13 @@ class StartedFleet:
                 for group in plan.decision.engines
                 if group.supply in ("spot", "reserved")
             ),
-            *self._racks,
-            *self._after_losses,
+            *minded(plan, wide, None if self.racks else most),
         ]
         return tuple(lines)
 
-    @property
-    def _racks(self) -> tuple[str, ...]:
-        """Of engines whose hosts the plan takes to be in one NVLink domain, which files cannot see to."""
-        split = {
-            p.name
-            for p, now in zip(self._asked.pools, self.plan.request.cluster.pools, strict=True)
-            if p.gpus_per_node != now.gpus_per_node
-        }
-        wide = dict.fromkeys(e.group.id for e in self.engines if e.group.pool in split and len(e.shares) > 1)
-        return tuple(
-            f"{name}: its hosts must be of one NVLink rack, with NVIDIA's IMEX running (Kubernetes: a ComputeDomain)"
-            for name in wide
-        )
-
-    @property
-    def _after_losses(self) -> tuple[str, ...]:
-        """What the plan asks of a gateway while engines are lost, and no router that files start does."""
-        losses = [each for step in self.plan.decision.schedule for each in step.after_losses]
-        gone = dict.fromkeys(" and ".join(f"{n} of {name}" for name, n in each.lost.items()) for each in losses)
-        if not gone:
-            return ()
-        some = "; ".join(list(gone)[:_LOSSES]) + ("; …" if len(gone) > _LOSSES else "")
-        return (
-            f"while engines are lost ({some}) the plan's shares are others (after_losses of its schedule), and the "
-            "router here keeps those of what is left: set them by hand then",
-        )
+    def in_rack(self, engine: PlacedEngine) -> bool:
+        """Whether the plan takes an engine's hosts to be in one NVLink domain."""
+        return engine.group.pool in self.racks and len(engine.shares) > 1
 
     def told_of(self, front: Front) -> tuple[str, ...]:
         """The header, with what the front does to the plan's shares."""

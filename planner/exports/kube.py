@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from planner.contract.engine import EngineGroup
+from planner.exports.compute_domain import FILE as DOMAIN_FILE
+from planner.exports.compute_domain import compute_domain, join, told
 from planner.exports.fleet import PlacedEngine, StartedFleet
 from planner.exports.mpi import KEYS, SSH_PORT, pod_scripts
-from planner.exports.text import name_of
+from planner.exports.text import name_of, yaml_text
 from planner.exports.values import Values
 from planner.launchers.front import NodeStart
 from planner.launchers.vendors import find_vendor
 from planner.launchers.words import for_kubernetes, variables
+from profiles.errors import InputError
 
 FILES = "/etc/plan/"
 MODELS = "/models"
@@ -22,6 +26,14 @@ LWS_RANK, LWS_HEAD = "LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS"
 ENGINE_TYPE = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
 """By which the picker knows whose metrics an engine has where they are not vLLM's: its own key and the older one
 (llm-d/llm-d-router, docs of core-metrics-extractor, read 2026-11-26)."""
+
+NODE, POOL, KIND = "shardwright/node", "shardwright/pool", "shardwright/engine"
+"""Labels of pods by which they are kept on nodes as the plan has them."""
+
+HOST = "kubernetes.io/hostname"
+
+MOST_HOSTS = 10_000
+"""More than a cluster has (5,000 nodes: kubernetes.io, considerations for large clusters)."""
 
 Object = dict[str, Any]
 
@@ -105,11 +117,11 @@ class Kube:
             made["volumeMounts"] = mounts
         return made
 
-    def pod(self, container: Object, *, claims: str = "", more: Sequence[Object] = ()) -> Object:
-        """The spec of a pod with a container, and what the values say of all pods."""
+    def pod(self, container: Object, *, claims: str = "", pool: str = "") -> Object:
+        """The spec of a pod with a container, and what the values say of all pods and of those on a ``pool``."""
         values: Values = self.values
         mounted = {mount["name"] for mount in container.get("volumeMounts", ())}
-        spec: Object = {"containers": [container, *more]}
+        spec: Object = {"containers": [container]}
         volumes: list[Object] = []
         if "shm" in mounted:
             volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
@@ -123,11 +135,25 @@ class Kube:
             spec["serviceAccountName"] = values.service_account
         if values.image_pull_secret:
             spec["imagePullSecrets"] = [{"name": values.image_pull_secret}]
-        if values.node_selector:
-            spec["nodeSelector"] = dict(values.node_selector)
+        if selector := {**values.node_selector, **self._selector(pool)}:
+            spec["nodeSelector"] = selector
         if values.tolerations:
             spec["tolerations"] = [dict(each) for each in values.tolerations]
         return spec
+
+    def _selector(self, pool: str) -> dict[str, str]:
+        """Labels of the nodes of a pool.
+
+        Raises:
+            InputError: the plan has several, and the values do not say which nodes are this one's.
+        """
+        of_pools = self.values.node_selectors
+        if pool and pool not in of_pools and len({machine.pool for machine in self.fleet.machines}) > 1:
+            raise InputError(
+                f"values: node_selectors says nothing of pool {pool}, and the plan is on several pools",
+                f"give the labels of its nodes, too: {pool}: {{nvidia.com/gpu.product: …}}",
+            )
+        return of_pools.get(pool, {})
 
     # ------------------------------------------------------------------ engines
 
@@ -172,8 +198,21 @@ class Kube:
                 program=program,
                 claims=claims,
             )
-            pods.append(self.pod(container, claims=claims))
+            pods.append(self.joined(engine, self.pod(container, claims=claims, pool=engine.group.pool)))
         return pods
+
+    # ------------------------------------------------------------------ racks
+
+    def joined(self, engine: PlacedEngine, pod: Object, *, near: bool = True) -> Object:
+        """``pod``, one of an engine's, in the NVLink domain that the engine's hosts must share, where they must."""
+        return join(pod, self.name("domain", "channel"), near=near) if self.fleet.in_rack(engine) else pod
+
+    def domain(self, *, near: bool = True) -> dict[str, str]:
+        """The file of that domain; none where no engine needs one."""
+        if not any(map(self.fleet.in_rack, self.fleet.engines)):
+            return {}
+        made = compute_domain(self.fleet, self.metadata(self.name("domain")), self.name("domain", "channel"))
+        return {DOMAIN_FILE: yaml_text(made, header=(*self.fleet.told, *told(near)))}
 
     def _world_pods(self, engine: PlacedEngine, name: str) -> list[Object]:
         """Of an engine that is one MPI world: the leader runs ``mpirun``, the workers an ssh daemon."""
@@ -196,14 +235,32 @@ class Kube:
             if leads:
                 address = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
                 container["env"] = [address, *container.get("env", [])]
-            pod = self.pod(container, claims=claims)
+            pod = self.pod(container, claims=claims, pool=engine.group.pool)
             pod.setdefault("volumes", []).append({"name": "ssh", "secret": {"secretName": self.values.ssh_secret}})
-            made.append(pod)
+            made.append(self.joined(engine, pod))
         return made
 
-    def workload(self, engine: PlacedEngine, name: str, labels: Mapping[str, str], replicas: int = 1) -> Object:
-        """A Deployment, or a LeaderWorkerSet where the engine has several nodes."""
+    def workload(self, engine: PlacedEngine, name: str, labels: Mapping[str, str]) -> Object:
+        """Of one engine, kept with those of its node and apart from others."""
         pods = self.engine_pods(engine, name)
+        if self.fleet.is_spread:
+            node = engine.id if len(engine.shares) > 1 else self._node(engine)
+            labels = {**labels, NODE: node}
+            for pod in pods:
+                pod["affinity"] = self._beside(engine, node)
+        return self._workload(engine, name, labels, pods)
+
+    def workload_of(self, engine: PlacedEngine, name: str, labels: Mapping[str, str]) -> Object:
+        """Of all engines of a group, of which ``engine`` is one."""
+        group = engine.group
+        pods = self.engine_pods(engine, name)
+        self.keep_spread(pods, group)
+        return self._workload(engine, name, {**labels, **self.spread_labels(group)}, pods, len(group.replicas))
+
+    def _workload(
+        self, engine: PlacedEngine, name: str, labels: Mapping[str, str], pods: Sequence[Object], replicas: int = 1
+    ) -> Object:
+        """A Deployment, or a LeaderWorkerSet where the engine has several nodes."""
         if len(pods) == 1:
             return deployment(self.metadata(name, labels), labels, pods[0], replicas)
         return {
@@ -224,6 +281,53 @@ class Kube:
         else:
             template["workerTemplate"] = {"metadata": {"labels": dict(labels)}, "spec": pods[0]}
         return {"replicas": replicas, "leaderWorkerTemplate": template}
+
+    # ------------------------------------------------------------------ nodes that may be lost
+
+    def _node(self, engine: PlacedEngine) -> str:
+        machine = self.fleet.machines[engine.shares[0].node]
+        return name_of(machine.pool, str(machine.number), length=60)
+
+    def _beside(self, engine: PlacedEngine, node: str) -> Object:
+        """The affinity of an engine's pods: never on a host with an engine of another node of the plan, and where there
+        is room with those of its own."""
+
+        def term(operator: str) -> Object:
+            others = [{"key": NODE, "operator": "Exists"}, {"key": NODE, "operator": operator, "values": [node]}]
+            labels = {"app.kubernetes.io/name": self.fleet.name}
+            return {"labelSelector": {"matchLabels": labels, "matchExpressions": others}, "topologyKey": HOST}
+
+        made: Object = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term("NotIn")]}}
+        if len(engine.shares) == 1:
+            beside = [{"weight": 100, "podAffinityTerm": term("In")}]
+            made["podAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": beside}
+        return made
+
+    def spread_labels(self, group: EngineGroup) -> dict[str, str]:
+        """Of pods that :meth:`keep_spread` counts."""
+        if not self.fleet.is_spread:
+            return {}
+        return {POOL: self.name(group.pool), KIND: self.name(group.id)}
+
+    def keep_spread(self, pods: Sequence[Object], group: EngineGroup) -> None:
+        """Lets no host have more pods of a group, or of its pool's groups, than a node of the plan has. With fewer
+        hosts than ``minDomains`` the emptiest counts as empty, so that ``maxSkew`` is the most that a host has."""
+        if not self.fleet.is_spread:
+            return
+        labels = self.spread_labels(group)
+        here = [each for each in self.fleet.plan.decision.engines if each.pool == group.pool]
+        counted = {KIND: [group], **({POOL: here} if len(here) > 1 else {})}
+        for pod in pods:
+            pod["topologySpreadConstraints"] = [
+                {
+                    "maxSkew": self.fleet.most_on_a_node(groups),
+                    "minDomains": MOST_HOSTS,
+                    "topologyKey": HOST,
+                    "whenUnsatisfiable": "DoNotSchedule",
+                    "labelSelector": {"matchLabels": {key: labels[key]}},
+                }
+                for key, groups in counted.items()
+            ]
 
     def service(self, name: str, labels: Mapping[str, str], ports: Mapping[str, int]) -> Object:
         return {

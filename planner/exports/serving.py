@@ -51,6 +51,11 @@ class ServingTarget(Target):
         """Keys of the values that the platform needs, beside those of the engines."""
         return ()
 
+    @property
+    def needs_of_pools(self) -> tuple[str, ...]:
+        """Keys by which pods find the nodes of their pool."""
+        return ("node_selectors",) if len({machine.pool for machine in self.fleet.machines}) > 1 else ()
+
     def cannot(self) -> str | None:
         fleet = self.fleet
         if fleet.framework.name in self.refuses:

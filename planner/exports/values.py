@@ -62,6 +62,9 @@ class Values(Document):
     storage_claim: DnsName | None = Field(default=None, description="PersistentVolumeClaim mounted at /models")
     image_pull_secret: DnsName | None = Field(default=None, description="name of the registry's secret")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of the nodes to run on")
+    node_selectors: dict[str, dict[str, str]] = Field(
+        default_factory=dict, description="labels of the nodes of each pool, where there are several"
+    )
     tolerations: tuple[dict[str, str | int], ...] = Field(default=(), description="of the pods, as Kubernetes has them")
     gpu_resource: Text | None = Field(
         default=None, description="what Kubernetes calls a GPU; default: that of the GPU's vendor (nvidia.com/gpu, ...)"

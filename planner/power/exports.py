@@ -30,13 +30,56 @@ _RUN = """if [ "$really" = yes ] && [ "$(id -u)" -ne 0 ]; then
   echo "$0: setting clocks needs root" >&2
   exit 1
 fi
+found=$(cd "$(dirname "$0")" && pwd)/found
 
 run() {
   echo "+ $*"
-  if [ "$really" = yes ]; then "$@"; fi
+  if [ "$really" = yes ]; then "$@" </dev/null; fi
 }
 """
-"""What the scripts that set something begin with, after their arguments."""
+"""What the scripts that set something begin with, after their arguments. ``found``: a file a GPU, by its UUID."""
+
+
+_REMEMBER = """# Keeps what stands, of every GPU that apply.sh has not touched yet, for rollback.sh.
+remember() {
+  local gpus uuid index limit mhz most locked draft
+  if [ "$really" = no ] && ! command -v nvidia-smi >/dev/null; then
+    echo "+ keep what stands in $found (nvidia-smi, which tells it, is not here)"
+    return
+  fi
+  gpus=$(nvidia-smi ${ids:+--id="$ids"} --query-gpu=uuid,index,power.limit,clocks.current.sm,clocks.max.sm \\
+    --format=csv,noheader,nounits)
+  while IFS=, read -r uuid index limit mhz most; do
+    uuid=${uuid// /} index=${index// /} limit=${limit// /} mhz=${mhz// /} most=${most// /}
+    case "$uuid" in
+    GPU-*[!a-zA-Z0-9-]* | GPU-) uuid='' ;;
+    GPU-*) ;;
+    *) uuid='' ;;
+    esac
+    if [ -z "$uuid" ]; then
+      echo "$0: nvidia-smi does not tell the UUID of GPU $index: nothing is set" >&2
+      return 1
+    fi
+    if [ -e "$found/$uuid" ]; then continue; fi
+    locked=$(nvidia-smi --id="$uuid" --query-gpu=clocks_throttle_reasons.applications_clocks_setting \\
+      --format=csv,noheader </dev/null) || locked='not told'
+    echo "+ keep in $found/$uuid: GPU $index, power limit $limit W"
+    if [ "$locked" = Active ]; then
+      echo "GPU $index: something has set its clocks already, nvidia-smi does not tell to what (it runs" \\
+        "at $mhz MHz). Give them to rollback.sh: --clocks MIN,MAX"
+    fi
+    if [ "$really" = no ]; then continue; fi
+    mkdir -p "$found"
+    draft=$(mktemp "$found/.draft.XXXXXX")
+    printf '%s\\n' "power_limit_watts=$limit" "sm_mhz=$mhz" "most_sm_mhz=$most" "clocks_set=$locked" \\
+      "kept=$(date -u +%Y-%m-%dT%H:%M:%SZ)" >"$draft"
+    ln "$draft" "$found/$uuid" 2>/dev/null || [ -e "$found/$uuid" ] # whoever was first keeps it
+    rm -f "$draft"
+  done <<EOF
+$gpus
+EOF
+}
+"""
 
 
 _NEEDS_IDS = """if [ -z "$ids" ]; then
@@ -57,9 +100,10 @@ def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
 
 def _scripts(plan: PowerPlan, part: CappedPart) -> dict[str, str]:
     can = part.can
-    restored, undone = "--reset-gpu-clocks", "Unlocks"
+    restored, undone = "--reset-gpu-clocks", "are unlocked"
     if can.restore != "reset":  # the plan that runs there locks them
-        restored, undone = f"--lock-gpu-clocks={can.least_mhz},{can.restore}", f"Locks at {can.restore} MHz"
+        restored = f"--lock-gpu-clocks={can.least_mhz},{can.restore}"
+        undone = f"are locked at {can.restore} MHz, as the plan of these servers does"
     cases = []
     for level in plan.decision.levels:
         for each in level.clocks:
@@ -90,6 +134,7 @@ def _scripts(plan: PowerPlan, part: CappedPart) -> dict[str, str]:
 #
 # --gpus IDS: those of them that run this priority (as nvidia-smi numbers them); without it, all.
 # LEVEL: 0 (no caps) to {len(plan.decision.levels)}. PRIORITY: {names}.
+# Before the first change of a GPU its power limit is kept in found/ beside this script, which rollback.sh restores.
 # Locked clocks are lost when the driver is loaded again or the machine restarts: run check.sh, and apply again.
 set -euo pipefail
 
@@ -119,6 +164,8 @@ clock=$(clock_of "$level" "$priority") || {{ echo "$0: no level $level of $prior
   fi
 fi
 {_RUN}
+{_REMEMBER}
+remember
 if [ -n "$clock" ]; then
   run nvidia-smi ${{ids:+--id="$ids"}} --lock-gpu-clocks={can.least_mhz},"$clock"
 else
@@ -127,30 +174,88 @@ fi
 if [ -n "$watts" ]; then run nvidia-smi ${{ids:+--id="$ids"}} --power-limit="$watts"; fi
 if [ "$really" = no ]; then echo "nothing was set: say --apply"; fi
 """
-    rollback = f"""{head}# {undone} the clocks of this server's GPUs and sets their power limit to the board's default.
+    rollback = f"""{head}# Restores what apply.sh found of every GPU that it set, as kept in found/: the power limit.
+# Locked clocks, which nvidia-smi does not tell, {undone}.
 #
 #   ./rollback.sh            says what it would do
-#   ./rollback.sh --apply    does it (needs root)
+#   ./rollback.sh --apply    does it (needs root); may be run again, also after it was stopped half way
+#   ./rollback.sh --clocks MIN,MAX --apply    locks the clocks that stood before, MHz, where something had locked them
 set -euo pipefail
 
-really=no
-case "${{1:-}}" in
-'') ;;
---apply) really=yes ;;
-*) echo "usage: $0 [--apply]" >&2; exit 2 ;;
-esac
+usage() {{ echo "usage: $0 [--clocks MIN,MAX] [--apply]" >&2; exit 2; }}
+
+really=no clocks=''
+while [ "$#" -gt 0 ]; do
+  case "$1" in
+  --apply) really=yes ;;
+  --clocks) [ "$#" -ge 2 ] || usage; clocks=$2; shift ;;
+  *) usage ;;
+  esac
+  shift
+done
+if [ -n "$clocks" ]; then
+  form='^([0-9]+),([0-9]+)$'
+  [[ "$clocks" =~ $form ]] || {{ echo "$0: $clocks is not MIN,MAX in whole MHz" >&2; exit 2; }}
+  low=${{BASH_REMATCH[1]}} high=${{BASH_REMATCH[2]}}
+  if [ "$low" -lt {can.least_mhz} ] || [ "$high" -gt {can.most_mhz} ] || [ "$low" -gt "$high" ]; then
+    echo "$0: $clocks MHz is outside of {can.least_mhz} to {can.most_mhz} MHz of {can.gpu}" >&2
+    exit 2
+  fi
+fi
 {_RUN}
-run nvidia-smi {restored}
+restore() {{ # UUID INDEX LIMIT: what the file of the UUID says; LIMIT is what stands now
+  local file=$found/$1 limit locked kept mhz
+  limit=$(sed -n 's/^power_limit_watts=//p' "$file") locked=$(sed -n 's/^clocks_set=//p' "$file")
+  kept=$(sed -n 's/^kept=//p' "$file") mhz=$(sed -n 's/^sm_mhz=//p' "$file")
+  if [ -z "$kept" ]; then
+    echo "GPU $2: $file is not as apply.sh writes it: left as it is" >&2
+    return 1
+  fi
+  if [ -n "$clocks" ]; then
+    run nvidia-smi --id="$1" --lock-gpu-clocks="$clocks" || return 1
+  else
+    run nvidia-smi --id="$1" {restored} || return 1
+    case "$locked" in
+    Active) echo "GPU $2: something had set its clocks when apply.sh first ran ($kept, then at $mhz MHz)." \\
+      "nvidia-smi did not tell to what: if they were locked, give them, --clocks MIN,MAX" ;;
+    'Not Active') ;;
+    *) echo "GPU $2: whether something had locked its clocks before nvidia-smi did not tell (then at $mhz MHz)" ;;
+    esac
+  fi
+  case "$limit" in
+  '' | *[!0-9.]*) echo "GPU $2: it told no power limit ($limit): left as it is" ;;
+  "$3") echo "GPU $2: power limit $limit W, as before" ;;
+  *) run nvidia-smi --id="$1" --power-limit="$limit" || return 1 ;;
+  esac
+  if [ "$really" = yes ]; then rm -f "$file"; fi
+}}
+
+failed=0
 if [ "$really" = no ] && ! command -v nvidia-smi >/dev/null; then
-  echo "+ nvidia-smi --id=EACH --power-limit=ITS_DEFAULT (read where nvidia-smi is; here it is not)"
+  echo "nvidia-smi is not here; what is kept:"
+  for file in "$found"/GPU-*; do
+    if [ -e "$file" ]; then echo "  ${{file##*/}}: power limit $(sed -n 's/^power_limit_watts=//p' "$file") W"; fi
+  done
 else
-  nvidia-smi --query-gpu=index,power.default_limit --format=csv,noheader,nounits |
-    while IFS=', ' read -r index watts; do
-    case "$watts" in *[!0-9.]*) echo "GPU $index says no default power limit ($watts): left as it is"; continue ;; esac
-    run nvidia-smi --id="$index" --power-limit="${{watts%.*}}"
+  gpus=$(nvidia-smi --query-gpu=uuid,index,power.limit --format=csv,noheader,nounits)
+  while IFS=, read -r uuid index limit; do
+    uuid=${{uuid// /}} index=${{index// /}} limit=${{limit// /}}
+    if [ ! -e "$found/$uuid" ]; then
+      echo "GPU $index: apply.sh has set nothing, or it is rolled back: left as it is"
+      continue
+    fi
+    restore "$uuid" "$index" "$limit" || {{ failed=1; echo "GPU $index is not rolled back: run this again" >&2; }}
+  done <<EOF
+$gpus
+EOF
+  for file in "$found"/GPU-*; do
+    if [ -e "$file" ] && ! echo "$gpus" | grep -q -F "${{file##*/}}"; then
+      echo "${{file##*/}} is kept, and of no GPU that nvidia-smi tells here: left"
+    fi
   done
 fi
 if [ "$really" = no ]; then echo "nothing was set: say --apply"; fi
+exit "$failed"
 """
     check = f"""{head}# Whether every GPU of this server keeps a level's clock: a driver loaded anew forgets it.
 #

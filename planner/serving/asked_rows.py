@@ -28,6 +28,7 @@ from planner.serving.dates import day_or_as_it_is
 from planner.serving.gpu_words import gpu_named, with_count
 from planner.serving.harness_words import ENGINES_APART, THOUSANDS, WAY_APART, in_our_terms
 from planner.serving.images import counted, prompt_images
+from planner.serving.laboratories import laboratories
 from planner.serving.layouts import completed, degrees_of, with_replicas
 from planner.serving.wide_experts import ROLES, EngineMachines, WideAsked, kin_told, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
@@ -104,6 +105,7 @@ class AskedRow:
     notes: tuple[str, ...] = ()
     wide: WideAsked = field(default_factory=WideAsked)
     state: OperatingState | None = None
+    stranger: str = ""  # the laboratory that measured it, where no constant knows its runs
 
     def drafted(self, usual: int) -> int:
         """Tokens that its own module drafts a step, where recipes draft ``usual``."""
@@ -213,6 +215,7 @@ def asked_row(
         tuple(notes),
         wide,
         state,
+        laboratories().stranger(record),
     )
 
 

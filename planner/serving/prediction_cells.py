@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints
@@ -10,6 +12,7 @@ from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency
 from costmodels.serving.simulator.capacity import LONG
 from planner.serving.asked_rows import AskedRow
+from planner.serving.laboratories import laboratories
 from planner.serving.role_answers import RoleAnswer
 
 FALLS_BEHIND = (
@@ -29,6 +32,7 @@ def write_role(out: dict[str, np.ndarray], row: AskedRow, answer: RoleAnswer, us
 def write(
     out: dict[str, np.ndarray], rows: list[AskedRow], layouts: Layouts, answer: Answers, used: Floats, kv_tokens: Ints
 ) -> None:
+    answer = as_strangers_measure(answer, rows)
     latencies: dict[str, Latency] = {"ttft_ms": answer.ttft, "tpot_ms": answer.tpot, "e2e_ms": answer.e2e}
     index = [row.index for row in rows]
 
@@ -69,3 +73,28 @@ def write(
         out["kv_tokens"][row.index] = f"{kv_tokens[k]}"
         origin = HOW[int(answer.tpot.mean.how[k])]
         out["how"][row.index] = origin if answer.tpot.mean.inside[k] else f"{origin}, outside the measured range"
+
+
+def as_strangers_measure(answer: Answers, rows: list[AskedRow]) -> Answers:
+    """``answer`` with the intervals that figures of a laboratory need which no constant knows, in the ``rows`` that one
+    measured. What a rate asks for is made whoever measures."""
+    strange = np.array([bool(row.stranger) for row in rows])
+    if not strange.any():
+        return answer
+    closed = np.array([row.workload.concurrency is not None for row in rows])
+    ttft, tpot, e2e = (strange * getattr(laboratories().others, name) for name in ("ttft", "tpot", "e2e"))
+
+    def wider(latency: Latency, by: Floats) -> Latency:
+        return replace(latency, mean=latency.mean.widened(by), p50=latency.p50.widened(by))
+
+    counted = answer.counted_tokens_per_s
+    return replace(
+        answer,
+        ttft=wider(answer.ttft, ttft),
+        tpot=wider(answer.tpot, tpot),
+        e2e=wider(answer.e2e, e2e),
+        itl_p50=answer.itl_p50.widened(tpot),
+        itl_p90=answer.itl_p90.widened(tpot),
+        output_tokens_per_s=answer.output_tokens_per_s.widened(closed * e2e),
+        counted_tokens_per_s=None if counted is None else counted.widened(closed * e2e),
+    )

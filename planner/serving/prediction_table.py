@@ -40,6 +40,7 @@ from planner.serving.asked_rows import (
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.containers import CONTAINER, with_framework_told
 from planner.serving.harness_words import is_inferencex, lengths_told, load_told, of_inferencex
+from planner.serving.laboratories import laboratories
 from planner.serving.layouts import refused_on_nodes
 from planner.serving.prediction_cells import write, write_role
 from planner.serving.role_answers import answered
@@ -238,6 +239,17 @@ def _alike_told(row: AskedRow, ran: bool) -> str | None:
     return None if told else "isl, osl: every request is taken to be as long, no spread is given"
 
 
+def _stranger_told(row: AskedRow) -> str | None:
+    """What a reader must know of the intervals of somebody's figures whose engines and clients nobody here saw."""
+    if not row.stranger or row.wide.role != "aggregated":
+        return None
+    by = laboratories().others
+    return (
+        f"source: no constant knows runs of {shown(row.stranger)}, so that intervals are wider, TTFT's by "
+        f"{by.ttft:g} and TPOT's by {by.tpot:g} (log)"
+    )
+
+
 @dataclass
 class _Desk:
     """What rows are answered with, and where: ``out`` by column, or ``loops`` in their place."""
@@ -300,9 +312,12 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
     served = ServedModel(
         model, precision, framework, cost, network, images, drafting, greedy=greedy, state=state, busier=busier
     )
+    if served.own_calibration is not None:  # whoever measured these runs taught what is predicted by
+        rows = [replace(row, stranger="") for row in rows]
     engines = []
     for row in rows:
-        out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
+        told = (out["note"][row.index], *served.notes, _stranger_told(row))
+        out["note"][row.index] = "; ".join(filter(None, told))
         try:
             engines.append(AskedEngine.of(row, served))
         except ShardwrightError as error:

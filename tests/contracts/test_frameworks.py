@@ -94,6 +94,14 @@ def test_an_unknown_framework_is_refused() -> None:
     assert "vllm" in refused.value.hint
 
 
+@pytest.mark.parametrize("engine", ["tgi", "lmdeploy", "atom", "triton", "deepspeed-mii", "ollama"])
+def test_an_engine_of_another_kind_is_not_taken_for_a_misspelling(engine: str) -> None:
+    with pytest.raises(Unsupported, match=f"framework: '{engine}' is not modelled") as refused:
+        find_framework(engine)
+    assert "nearest" not in refused.value.hint
+    assert all(name in refused.value.hint for name in framework_names())
+
+
 # --- one more ---------------------------------------------------------------------------------------------
 
 

@@ -93,7 +93,7 @@ def _balance(placement: PlacementDocument, console: Console) -> None:
     for window in (*proof.windows, *proof.holdout):
         held_out = " (held out)" if window.bound is None else ""
         scores = (window.before, window.greedy, window.after, window.bound)
-        listing.add_row(f"{window.name}{held_out}", *("" if v is None else f"{v:.4f}" for v in scores))
+        listing.add_row(f"{window.name}{held_out}", *("–" if v is None else f"{v:.4f}" for v in scores))
     indented(console, listing)
     worst = max(proof.layers, key=lambda layer: layer.after)
     facts(

@@ -29,7 +29,7 @@ from costmodels.serving.frameworks.facts import (
 from costmodels.serving.frameworks.history import Basis, Chosen, Entry, Release, choose_release, part_at
 from costmodels.serving.frameworks.names import CALIBRATION, FOLDER, framework_names
 from costmodels.serving.frameworks.policies import Policy
-from profiles.errors import DataError, InputError, UnknownName, Unsupported
+from profiles.errors import DataError, InputError, UnknownName, Unsupported, near
 from profiles.hardware import Gpu
 from profiles.shipped import shipped
 from profiles.values import shown
@@ -47,6 +47,9 @@ _NOTHING_SAID = ("off", "none")
 """Words of a switch that is off, which say nothing against another."""
 
 _LONGEST_RELEASE = 200  # characters: the name of an image and its tag
+
+_MISSPELT = 0.7
+"""Of 1: how alike to one that is modelled a name is from which on that is meant."""
 
 DAYS_OF_MONTH = 30.44
 
@@ -389,12 +392,16 @@ class Registry:
 
         Raises:
             UnknownName: with the frameworks there are.
+            Unsupported: no framework is called much like it.
             InputError: what follows ``@`` names no release.
         """
         name, at, release = text.partition("@")
         known = self._spellings.get(_folded(name))
         if known is None:
-            raise UnknownName("framework", name, self.names)
+            if not near(_folded(name), self.names, self._spellings, _MISSPELT)[0]:
+                modelled = f"{', '.join(self.names)} are: name one of them for what it would do in its place"
+                raise Unsupported(f"framework: {shown(name)} is not modelled", modelled)
+            raise UnknownName("framework", name, self.names, aliases=self._spellings)
         if len(release) > _LONGEST_RELEASE:
             raise InputError(f"framework: {shown(text)} names no release", f"give one, as in {known}@0.19")
         if at and not release.strip():
@@ -417,7 +424,7 @@ def find_framework(text: str) -> Framework:
     ``vllm``, ``vLLM@0.19`` (the newest of the series), ``tensorrt-llm@2026-02`` (the newest by then).
 
     Raises:
-        UnknownName: with the frameworks there are.
+        UnknownName, Unsupported: with the frameworks there are.
         InputError: what follows ``@`` names no release.
     """
     return registry().find(text)

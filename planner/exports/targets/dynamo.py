@@ -74,7 +74,7 @@ class Dynamo(ServingTarget):
     rung: ClassVar[int] = 3
 
     def own_needs(self) -> tuple[str, ...]:
-        return ("image",)
+        return ("image", *self.needs_of_pools)
 
     def cannot(self) -> str | None:
         groups = self.plan.decision.engines
@@ -100,7 +100,7 @@ class Dynamo(ServingTarget):
             maps += kube.config_map(name, start)
             components.append(self._component(kube, engine, start, name, len(group.replicas)))
         told = (*fleet.told, *fleet.equal_shares)
-        files = {"graph.yaml": yaml_text(self._graph(kube, components), header=told)}
+        files = {"graph.yaml": yaml_text(self._graph(kube, components), header=told), **kube.domain(near=False)}
         if maps:
             files["configmaps.yaml"] = yaml_text(*maps, header=fleet.told)
         return {**files, "kustomization.yaml": yaml_text(kustomization(sorted(files), self.values.namespace))}
@@ -143,7 +143,10 @@ class Dynamo(ServingTarget):
         made: Object = {"name": engine.group.id, "type": _ROLES[engine.role], "replicas": replicas}
         if len(engine.shares) > 1:
             made["multinode"] = {"nodeCount": len(engine.shares)}
-        return {**made, "podTemplate": {"spec": kube.pod(container, claims=claims)}}
+        pod = kube.joined(engine, kube.pod(container, claims=claims, pool=engine.group.pool), near=False)
+        kube.keep_spread([pod], engine.group)
+        labels = kube.spread_labels(engine.group)
+        return {**made, "podTemplate": {**({"metadata": {"labels": labels}} if labels else {}), "spec": pod}}
 
     def _frontend(self, kube: Kube, start: NodeStart) -> Object:
         container = kube.container("main", self.values.front_image or self.values.image, start, {}, program=3)
@@ -179,7 +182,10 @@ def _older(component: Object) -> Object:
     if "multinode" in component:
         made["multinode"] = component["multinode"]
     if "resources" in container:
-        made["resources"] = {"limits": {"gpu": next(iter(container["resources"]["limits"].values()))}}
+        claims = {key: value for key, value in container["resources"].items() if key == "claims"}
+        made["resources"] = {"limits": {"gpu": next(iter(container["resources"]["limits"].values()))}, **claims}
+    if "metadata" in component["podTemplate"]:
+        made["extraPodMetadata"] = component["podTemplate"]["metadata"]
     rest = {key: value for key, value in container.items() if key not in ("name", "resources")}
     others = {key: value for key, value in pod.items() if key != "containers"}
     return {**made, "extraPodSpec": {**others, "mainContainer": rest}}

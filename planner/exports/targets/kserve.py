@@ -29,7 +29,7 @@ class KServe(ServingTarget):
     rung: ClassVar[int] = 1
 
     def own_needs(self) -> tuple[str, ...]:
-        return ("image",)
+        return ("image", *self.needs_of_pools)
 
     def cannot(self) -> str | None:
         groups = self.plan.decision.engines
@@ -83,7 +83,7 @@ class KServe(ServingTarget):
         ]
         plain = "engines answer by HTTP: enableLLMInferenceServiceTLS of KServe's configuration is to be off"
         told = (*fleet.told, *fleet.equal_shares, plain)
-        files = {"service.yaml": yaml_text(service, header=told)}
+        files = {"service.yaml": yaml_text(service, header=told), **kube.domain()}
         if maps:
             files["configmaps.yaml"] = yaml_text(*maps, header=fleet.told)
         return {**files, "kustomization.yaml": yaml_text(kustomization(sorted(files), self.values.namespace))}
@@ -114,9 +114,14 @@ class KServe(ServingTarget):
         if framework == "sglang" and group.role == "decode":
             sidecar: Object = {"name": "llm-d-routing-sidecar", "command": list(SIDECAR), **bootstrap_of(self.fleet)}
             pods[0]["initContainers"] = [sidecar]
+        kube.keep_spread(pods, group)
         spec: Object = {"replicas": len(group.replicas), "template": pods[0]}
-        if framework == "sglang":
-            spec["labels"] = dict.fromkeys(ENGINE_TYPE, framework)
+        labels = {
+            **(dict.fromkeys(ENGINE_TYPE, framework) if framework == "sglang" else {}),
+            **kube.spread_labels(group),
+        }
+        if labels:
+            spec["labels"] = labels
         if len(pods) > 1:
             spec |= {"parallelism": _counts(engine), "worker": pods[1]}
         return spec

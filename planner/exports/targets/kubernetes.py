@@ -17,7 +17,7 @@ class Kubernetes(ServingTarget):
     rung: ClassVar[int] = 2
 
     def own_needs(self) -> tuple[str, ...]:
-        return ("image", *self.fleet.needs_of_worlds())
+        return ("image", *self.needs_of_pools, *self.fleet.needs_of_worlds())
 
     def url(self) -> str:
         return f"http://{self.fleet.name}:{self.fleet.first_port}"
@@ -35,7 +35,7 @@ class Kubernetes(ServingTarget):
             maps += kube.config_map(name, kube.started(engine)[0])
             engines.append(kube.workload(engine, name, labels))
             services.append(kube.service(name if fleet.has_front else fleet.name, labels, kube.ports(engine)))
-        files = {"engines.yaml": yaml_text(*engines, header=fleet.told)}
+        files = {"engines.yaml": yaml_text(*engines, header=fleet.told), **kube.domain()}
         if fleet.has_front:
             front = fleet.front({engine.id: kube.engine_name(engine) for engine in fleet.engines}, FILES, alone=True)
             name, labels = kube.name("front"), kube.labels("front")

@@ -49,7 +49,7 @@ class LlmD(ServingTarget):
     }
 
     def own_needs(self) -> tuple[str, ...]:
-        return ("image",)
+        return ("image", *self.needs_of_pools)
 
     def cannot(self) -> str | None:
         roles = [group.role for group in self.plan.decision.engines]
@@ -91,10 +91,10 @@ class LlmD(ServingTarget):
         else:
             for group in self.plan.decision.engines:
                 labels = {**pool_labels, "app.kubernetes.io/component": group.id}
-                workloads.append(kube.workload(self._first(group), kube.name(group.id), labels, len(group.replicas)))
+                workloads.append(kube.workload_of(self._first(group), kube.name(group.id), labels))
         told = (*fleet.told, "requests are shared out by load and prefixes, not by the plan's shares")
         backend: Object = {"group": GROUP, "kind": "InferencePool", "name": fleet.name}
-        files = {"engines.yaml": yaml_text(*workloads, header=told)}
+        files = {"engines.yaml": yaml_text(*workloads, header=told), **kube.domain()}
         if not self._disaggregated and (maps := self._maps(kube)):
             files["configmaps.yaml"] = yaml_text(*maps, header=fleet.told)
         if self._by_router:
@@ -181,8 +181,9 @@ class LlmD(ServingTarget):
         roles = []
         for group in self.plan.decision.engines:
             engine = self._first(group)
-            labels = {**pool_labels, ROLE: group.role}
+            labels = {**pool_labels, ROLE: group.role, **kube.spread_labels(group)}
             pods = kube.engine_pods(engine, kube.name(group.id))
+            kube.keep_spread(pods, group)
             if group.role == "decode" and not self._by_router:
                 self._with_sidecar(pods[0], self.fleet.ports(engine, alone=True).http)
             spec = kube.leader_worker(engine, pods, labels, len(group.replicas))

@@ -55,7 +55,7 @@ class RayServe(ServingTarget):
         return super().cannot()
 
     def steps(self, folder: Path) -> tuple[str, ...]:
-        return (*self._other, f"start: serve deploy {folder}/serve.yaml")
+        return (*self._other, *self._places, f"start: serve deploy {folder}/serve.yaml")
 
     @property
     def _other(self) -> tuple[str, ...]:
@@ -67,6 +67,14 @@ class RayServe(ServingTarget):
             f"Ray 2.60 starts vLLM {VLLM} only (ray[llm] requires it), and this is for {version}: export with "
             f"--framework vllm@{VLLM}, or run a Ray that requires vLLM {version}",
         )
+
+    @property
+    def _places(self) -> tuple[str, ...]:
+        """What no file can say: max_replicas_per_node is refused beside the placement groups of LLM replicas
+        (ray-project/ray at 05db432e, doc/source/serve/advanced-guides/replica-scheduling.md)."""
+        if not self.fleet.is_spread:
+            return ()
+        return ("Ray places replicas itself, and nothing here keeps so few on a node: see to it (`ray status -v`)",)
 
     def platform_files(self) -> dict[str, str]:
         fleet = self.fleet
@@ -81,7 +89,9 @@ class RayServe(ServingTarget):
             path, args = "build_openai_app", {"llm_configs": [configs["aggregated"]]}
         application = {"name": fleet.name, "route_prefix": "/", "import_path": f"ray.serve.llm:{path}", "args": args}
         document = {"http_options": {"host": "0.0.0.0", "port": fleet.first_port}, "applications": [application]}
-        return {"serve.yaml": yaml_text(document, header=(*fleet.told, *self._other, *fleet.equal_shares))}
+        return {
+            "serve.yaml": yaml_text(document, header=(*fleet.told, *self._other, *self._places, *fleet.equal_shares))
+        }
 
     def _config(self, group: str) -> dict[str, Any]:
         engines = [engine for engine in self.fleet.engines if engine.group.id == group]

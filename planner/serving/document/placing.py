@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planner.contract.clusters import SuppliedPool
+from planner.contract.clusters import SuppliedPool, supplied
 from planner.contract.engine import EngineGroup, Rank
 from planner.contract.fleet import Route
 from planner.serving.document.plan import Plan
 from planner.serving.document.schedules import check_schedule
+from planner.solving.spread import dealt, size_on
 from profiles.errors import Unsupported
 from profiles.hardware import gpus_per_host
 from profiles.values import shown
@@ -18,8 +19,9 @@ _SAME = 1e-6
 
 def placed(plan: Plan) -> Plan:
     """``plan`` with every engine on nodes of its pool, big ones first, each on the first node with room (of more GPUs
-    than a node has: on empty ones). A plan whose engines have their places is given back as it is. What a fleet has on
-    spot or reserved is counted among the GPUs of its pool. The digest stays that of the fleet.
+    than a node has: on empty ones); spread evenly over the nodes of its supply where the plan is to survive the loss of
+    some. A plan whose engines have their places is given back as it is. What a fleet has on spot or reserved is counted
+    among the GPUs of its pool. The digest stays that of the fleet.
 
     Raises:
         InputError: the schedule contradicts itself.
@@ -31,13 +33,14 @@ def placed(plan: Plan) -> Plan:
     check_schedule(plan)
     _check_one(plan)
     (service,) = plan.request.services
+    spread = plan.request.survive.nodes > 0
     pools = []
     places: dict[str, tuple[Rank, ...]] = {}
-    for pool in plan.request.cluster.pools:
-        whole = _whole(pool) if isinstance(pool, SuppliedPool) else pool
-        pools.append(whole)
+    for pool in supplied(plan.request.cluster).pools:
         mine = [group for group in decision.engines if group.pool == pool.name]
-        places |= _fitted(mine, pool.name, whole.gpus, whole.gpus_per_node)
+        found, gpus = _on_nodes(mine, pool, spread=spread)
+        pools.append(pool.model_copy(update={"gpus": gpus, "as_needed": False}))
+        places |= found
     engines = tuple(
         group.model_copy(
             update={
@@ -141,32 +144,102 @@ def _one_kind(plan: Plan) -> str:
     )
 
 
-def _whole(pool: SuppliedPool) -> SuppliedPool:
-    more = (pool.spot_gpus or 0) + (pool.reserved_gpus or 0)
-    return pool.model_copy(update={"gpus": pool.gpus + more})
+class _Board:
+    """The nodes of a supply, on which engines are given GPUs. ``node``: GPUs of one; ``gpus``: of all, None: as many as
+    are needed; ``first``: the number of the first node."""
+
+    def __init__(self, pool: str, node: int, gpus: int | None, first: int = 0) -> None:
+        self.pool, self.node, self.gpus, self.first = pool, node, gpus, first
+        self.sizes = [] if gpus is None else [min(node, gpus - begins) for begins in range(0, gpus, node)]
+        self.free = list(self.sizes)
+        self.places: dict[str, tuple[Rank, ...]] = {}
+
+    def put(self, replica: str, group: EngineGroup, nodes: Sequence[int], keeps: int = 0) -> None:
+        """Its pieces on ``nodes``; each keeps at least ``keeps`` GPUs from others."""
+        ranks: list[Rank] = []
+        for node, count in zip(nodes, _pieces(group, self.node), strict=True):
+            start = self.sizes[node] - self.free[node]
+            ranks += [Rank(rank=len(ranks) + i, node=self.first + node, gpu=start + i) for i in range(count)]
+            self.free[node] -= max(count, keeps)
+        self.places[replica] = tuple(ranks)
+
+    def fit(self, groups: Sequence[EngineGroup]) -> None:
+        """Big ones first, each on the first node with room."""
+        for group in sorted(groups, key=lambda each: -each.layout.gpus):
+            for replica in group.replicas:
+                left, nodes = list(self.free), list[int]()
+                for count in _pieces(group, self.node):
+                    node = next((at for at, free in enumerate(left) if free >= count), None)
+                    if node is None:
+                        if self.gpus is not None:
+                            raise self._full(replica.id, group)
+                        node = len(left)
+                        for each in (self.sizes, self.free, left):
+                            each.append(self.node)
+                    left[node] -= count
+                    nodes.append(node)
+                self.put(replica.id, group, nodes)
+
+    def spread(self, groups: Sequence[EngineGroup], *, bought: bool) -> None:
+        """Evenly, as the programme took them to stand; of a supply without limit each on nodes of its own."""
+        alone = self.gpus is None and not bought
+        large = [group for group in groups if alone or group.layout.gpus >= self.node]
+        small = [] if alone else [group for group in groups if group.layout.gpus < self.node]
+        taken = 0
+        for group in large:
+            for replica in group.replicas:
+                pieces = len(_pieces(group, self.node))
+                if self.gpus is None:
+                    self.sizes += [self.node] * pieces
+                    self.free += [self.node] * pieces
+                elif taken + pieces > self.gpus // self.node:
+                    raise self._full(replica.id, group)
+                self.put(replica.id, group, range(taken, taken + pieces), self.node)
+                taken += pieces
+        gpus, counts = [group.layout.gpus for group in small], [len(group.replicas) for group in small]
+        room = sum(self.sizes[taken:])
+        if bought:
+            used = sum(size_on(self.node, each) * count for each, count in zip(gpus, counts, strict=True))
+            room = -(-used // self.node) * self.node
+            self.sizes += [self.node] * (taken + room // self.node - len(self.sizes))
+            self.free += [self.node] * (len(self.sizes) - len(self.free))
+        stand = dealt(gpus, counts, self.node, room)
+        if stand is None:  # the fleet survives the loss of any pack then
+            self.fit(small)
+            return
+        waiting = [list(group.replicas) for group in small]
+        for node, holds in enumerate(stand, taken):
+            for kind, count in sorted(holds.items()):
+                for _ in range(count):
+                    self.put(waiting[kind].pop(0).id, small[kind], [node], size_on(self.node, gpus[kind]))
+
+    def _full(self, replica: str, group: EngineGroup) -> Unsupported:
+        return Unsupported(
+            f"fleet: {replica} of {group.layout.gpus} GPUs finds no room on the nodes of pool {self.pool} "
+            f"({self.gpus} GPUs, {self.node} a node)",
+            f"offer {self.node} GPUs of {self.pool} more, and plan again",
+        )
 
 
-def _fitted(groups: Sequence[EngineGroup], pool: str, gpus: int, per_node: int) -> dict[str, tuple[Rank, ...]]:
-    """Replica → its ranks."""
-    sizes = [min(per_node, gpus - begins) for begins in range(0, gpus, per_node)]
-    free = list(sizes)
-    out: dict[str, tuple[Rank, ...]] = {}
-    for group in sorted(groups, key=lambda each: -each.layout.gpus):
-        for replica in group.replicas:
-            ranks: list[Rank] = []
-            for count in _pieces(group, per_node):
-                node = next((at for at, left in enumerate(free) if left >= count), None)
-                if node is None:
-                    raise Unsupported(
-                        f"fleet: {replica.id} of {group.layout.gpus} GPUs finds no room on the nodes of pool {pool} "
-                        f"({gpus} GPUs, {per_node} a node)",
-                        f"offer {per_node} GPUs of {pool} more, and plan again",
-                    )
-                start = sizes[node] - free[node]
-                ranks += [Rank(rank=len(ranks) + i, node=node, gpu=start + i) for i in range(count)]
-                free[node] -= count
-            out[replica.id] = tuple(ranks)
-    return out
+def _on_nodes(
+    groups: Sequence[EngineGroup], pool: SuppliedPool, *, spread: bool
+) -> tuple[dict[str, tuple[Rank, ...]], int]:
+    """(replica → its ranks, GPUs of the nodes that the pool is taken to have)."""
+    more = {"spot": pool.spot_gpus or 0, "reserved": pool.reserved_gpus or 0}
+    own = None if pool.as_needed else pool.gpus
+    if not spread:
+        board = _Board(pool.name, pool.gpus_per_node, None if own is None else own + sum(more.values()))
+        board.fit(groups)
+        return board.places, max(sum(board.sizes), pool.gpus)
+    places: dict[str, tuple[Rank, ...]] = {}
+    first = 0
+    for supply in dict.fromkeys(group.supply for group in groups):
+        board = _Board(pool.name, pool.gpus_per_node, more.get(supply or "", own), first)
+        bought = pool.instance is not None and supply == "on_demand" and pool.gpus_per_node > 1
+        board.spread([group for group in groups if group.supply == supply], bought=bought)
+        places |= board.places
+        first += len(board.sizes)
+    return places, max(first * pool.gpus_per_node, pool.gpus)
 
 
 def _pieces(group: EngineGroup, per_node: int) -> list[int]:

@@ -11,13 +11,14 @@ import pandas as pd
 
 from costmodels.estimates import COVERAGE, Floats
 from planner.contract.words import cell
+from planner.serving.campaigns import WHO
 from planner.serving.measured.columns import ENDS, Measured
 from planner.serving.measured.document import ALL, LeftOut, Score, Scores
 from planner.serving.measured.read import not_read
 from planner.serving.prediction_table import OPTIONAL, REQUIRED, added_columns
 from profiles.errors import InputError
 
-FIELDS = frozenset((*REQUIRED, *OPTIONAL))
+FIELDS = frozenset((*REQUIRED, *OPTIONAL, *WHO))
 
 WIDTHS = np.geomspace(0.005, 2.5, 200)
 """Half-widths (log) among which the best single one is sought."""

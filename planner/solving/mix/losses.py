@@ -1,13 +1,9 @@
-"""What may be lost at once of a fleet, and where engines stand: those of one supply are spread evenly over its nodes.
-
-Sizes are dealt first, the largest first, each to the node that has most GPUs free; then kinds of one size to the places
-of that size, node by node. Where sizes divide each other all that a supply has room for finds its place so; where they
-do not, and one finds none, every pack that a node may hold is taken to be on some.
+"""What may be lost at once of a fleet. Where nodes may be, engines stand as :mod:`planner.solving.spread` deals them;
+where sizes do not divide each other and one finds no place so, every pack that a node may hold is taken to be on some.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations, combinations_with_replacement
@@ -16,6 +12,7 @@ import numpy as np
 
 from planner.solving.mix.question import MOST_ENGINES, Kinds, MixQuestion
 from planner.solving.solvers import Floats, Ints
+from planner.solving.spread import dealt, size_on
 
 Loss = tuple[tuple[int, int], ...]
 """(kind, engines lost) of each kind that loses some; more than run: all of them."""
@@ -77,6 +74,14 @@ def every_remaining(engines: Ints | Floats, every: Sequence[Loss]) -> Floats:
     return left
 
 
+def lowered(prices: Floats, least: Floats | float, taken: Floats) -> Floats:
+    """Prices at which a fleet is worth ``least`` that is worth it at ``prices`` (…, n) after the loss of any ``taken``
+    (n,) of its engines. Of engines in order of what they are worth, let b be the last that is lost, of k: all after it
+    are worth at least π·least ÷ (least + k·b) each, together least² ÷ (least + k·b), and those that are lost at least
+    what k of b are, k·b·least ÷ (least + k·b)."""
+    return np.asarray(prices * least / (least + taken * prices), np.float64)
+
+
 # ------------------------------------------------------------------ nodes
 
 
@@ -111,10 +116,14 @@ def on_nodes(question: MixQuestion, engines: Ints) -> dict[int, Counter[Loss]]:
             node = int(kinds.node[small[0]])
             large = sum(int(engines[v]) * -(-int(kinds.gpus[v]) // node) for v in here if v not in small)
             most = places.gpus[small[0]] - large * node
+            gpus, counts = kinds.gpus[small].tolist(), engines[small].tolist()
             if places.bought[small[0]]:
-                most = node * np.ceil(sum(_size(kinds, v) * int(engines[v]) for v in small) / node - 1e-9)
-            dealt = _dealt(kinds, engines, small, node, int(most))
-            held += dealt or Counter(dict.fromkeys(_packs(kinds, small, node), question.survive.nodes))
+                taken = sum(size_on(node, each) * count for each, count in zip(gpus, counts, strict=True))
+                most = -(-taken // node) * node
+            if (stand := dealt(gpus, counts, node, int(most))) is None:
+                held += Counter(dict.fromkeys(_packs(kinds, small, node), question.survive.nodes))
+            else:
+                held += Counter(tuple((small[i], n) for i, n in sorted(each.items())) for each in stand if each)
         out[supply] = held
     return out
 
@@ -131,38 +140,6 @@ def node_losses(question: MixQuestion, engines: Ints, nodes: int) -> Iterator[On
         for pack in several:
             lost.update(dict(pack))
         yield OnNodes(sorted((v, min(count, int(engines[v]))) for v, count in lost.items()))
-
-
-def _size(kinds: Kinds, v: int) -> int:
-    """GPUs of a node that an engine keeps others from using: those that no other of its kind can have, too."""
-    node = int(kinds.node[v])
-    return node // (node // int(kinds.gpus[v]))
-
-
-def _dealt(kinds: Kinds, engines: Ints, small: Sequence[int], node: int, gpus: int) -> Counter[Loss] | None:
-    """What each node holds of engines smaller than it, on ``gpus`` GPUs; None: one finds no place."""
-    room = [-node] * (gpus // node) + [-(gpus % node)] * (gpus % node > 0)
-    free = [(left, i) for i, left in enumerate(room)]
-    heapq.heapify(free)
-    holds = [dict[int, int]() for _ in room]
-    for size in sorted({_size(kinds, v) for v in small}, reverse=True):
-        alike = [v for v in small if _size(kinds, v) == size]
-        places = []
-        turns: Counter[int] = Counter()
-        for _ in range(sum(int(engines[v]) for v in alike)):
-            if not free or -free[0][0] < size:
-                return None
-            left, i = free[0]
-            heapq.heapreplace(free, (left + size, i))
-            places.append((turns[i], i))
-            turns[i] += 1
-        places.sort()
-        at = iter(places)
-        for v in alike:
-            for _ in range(int(engines[v])):
-                _, i = next(at)
-                holds[i][v] = holds[i].get(v, 0) + 1
-    return Counter(tuple(sorted(each.items())) for each in holds if each)
 
 
 def _packs(kinds: Kinds, small: Sequence[int], node: int) -> list[Loss]:

@@ -1,9 +1,9 @@
 """The programme over counts alone: how many engines of each kind run in each step.
 
 Columns: y_vt engines, u_vt that start for step t, z_vt^j whether there is a j-th (what a loss can take), d_vt that
-stand on the nodes that may be lost (those with most), m_bt instances. What the fleet has to carry enters as cuts
-Σ π·y ≥ :func:`planner.solving.mix.question.required`; of a loss, with what it takes subtracted. Everything else is as
-supplies and time want it:
+stand on the nodes that may be lost (those with most), m_bt instances, i_bt^j whether there is a j-th. What the fleet
+has to carry enters as cuts Σ π·y ≥ :func:`planner.solving.mix.question.required`; of a loss, with what it takes
+subtracted. Everything else is as supplies and time want it:
 
 * Σ each·y ≤ most, or Σ each·y ≤ unit·m with m ≤ most ÷ unit;
 * u_vt ≥ y_vt − y_v,t−1, and Σ each·(y_v,t−1 + u_vt) ≤ most: what replaces an engine is warm before that one leaves;
@@ -65,7 +65,8 @@ class Master:
         self._units = [block for block in q.blocks if block.unit > 1]
         self._on_nodes = self._parts_of_nodes()
         of_each = 1 + self._moves + self._levels + bool(self._on_nodes.any())
-        self.width = n * of_each + len(self._units)
+        self._lost = q.survive.nodes if self._units else 0
+        self.width = n * of_each + len(self._units) * (1 + self._lost)
         total = steps * self.width
         cost, low, high = np.zeros(total), np.zeros(total), np.zeros(total)
         share = q.share_of_time
@@ -84,7 +85,8 @@ class Master:
                 cost[self._m(t, k)] = block.unit_cost * share[t]
                 most = block.most if np.isfinite(block.most) else float(block.each @ upper[t][block.kinds]) + block.unit
                 high[self._m(t, k)] = np.ceil(most / block.unit) if not np.isfinite(block.most) else most // block.unit
-        self._cost = cost
+                high[self._instances(t, k)] = 1
+        self._cost, self._most = cost, high
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = total, 0
         lp.col_cost_, lp.col_lower_, lp.col_upper_ = cost, low, high
@@ -103,8 +105,7 @@ class Master:
         self._whole = False
         self._rows, self._joining = 0, list[tuple[int, Ints, Floats, float, float]]()
         self._supply()
-        if self._levels:
-            self._present()
+        self._present()
         for t in range(steps if self._on_nodes.any() else 0):
             for v in np.flatnonzero(self._on_nodes).tolist():
                 self._row(np.array([self._d(t).start, self.y(t).start]) + v, np.array([1, -self._on_nodes[v]]), low=0)
@@ -141,7 +142,11 @@ class Master:
         return np.minimum(q.survive.nodes / nodes, 1.0)
 
     def _m(self, t: int, unit: int) -> int:
-        return (t + 1) * self.width - len(self._units) + unit
+        return (t + 1) * self.width - len(self._units) * (1 + self._lost) + unit
+
+    def _instances(self, t: int, unit: int) -> Ints:
+        first = (t + 1) * self.width - len(self._units) * self._lost
+        return np.arange(first, first + len(self._units) * self._lost)[unit :: len(self._units)]
 
     def _is_followed(self, t: int) -> bool:
         """Whether engines that run before step t are known."""
@@ -178,18 +183,19 @@ class Master:
                     self._row(columns, block.each, high=block.most)
 
     def _present(self) -> None:
-        """z^1 ≥ z^2 ≥ …, and as many as there are engines, the last for all that are more."""
+        """z^1 ≥ z^2 ≥ …, and as many as there are engines, the last for all that are more; so of instances."""
         for t in range(self._q.steps):
-            for v in range(len(self._q.kinds)):
+            for v in range(len(self._q.kinds) if self._levels else 0):
                 z = np.array([self._z(t, j).start + v for j in range(self._levels)])
-                most = max(float(self.upper[t][v]) - self._levels + 1, 1.0)
-                self._row(
-                    np.append(z, self.y(t).start + v),
-                    np.concatenate([np.ones(self._levels - 1), [most, -1.0]]),
-                    low=0.0,
-                )
-                for first, second in pairwise(z):
-                    self._row(np.array([first, second]), np.array([1.0, -1.0]), low=0.0)
+                self._leveled(z, self.y(t).start + v, float(self.upper[t][v]))
+            for k in range(len(self._units) if self._lost else 0):
+                self._leveled(self._instances(t, k), self._m(t, k), self._most[self._m(t, k)])
+
+    def _leveled(self, levels: Ints, column: int, upper: float) -> None:
+        most = max(upper - len(levels) + 1, 1.0)
+        self._row(np.append(levels, column), np.concatenate([np.ones(len(levels) - 1), [most, -1.0]]), low=0.0)
+        for first, second in pairwise(levels):
+            self._row(np.array([first, second]), np.array([1.0, -1.0]), low=0.0)
 
     def _in_time(self) -> None:
         q, n = self._q, len(self._q.kinds)
@@ -251,16 +257,18 @@ class Master:
         columns = np.append(np.arange(self.y(t).start, self.y(t).stop), self._d(t).start + v)
         self._row(columns, np.append(price, -price[v]), low=least)
 
-    def bought_cut(self, t: int, price: Floats, least: float, v: int) -> None:
-        """The same after the loss of an instance of those that kind ``v`` is one of: others hold no more than full
-        ones do."""
+    def bought_cut(self, t: int, price: Floats, least: float, v: int, beside: Loss) -> None:
+        """The same after the loss of instances of those that kind ``v`` is one of: others hold no more than full
+        ones do. Of the nodes lost, so many as engines ``beside`` are of other supplies."""
         unit = next(k for k, block in enumerate(self._units) if v in block.kinds)
-        mine = self._units[unit].kinds
+        mine, lost = self._units[unit].kinds, self._instances(t, unit)[: self._lost - sum(n for _, n in beside)]
         most = worth_of_node(self._q.kinds, price, mine.tolist())
-        columns = np.append(np.arange(self.y(t).start, self.y(t).stop), [self._m(t, unit), self._z(t, 0).start + v])
+        others = [(self._z(t, j).start + w, -price[w]) for w, n in beside for j in range(n)]
+        columns = [*range(self.y(t).start, self.y(t).stop), self._m(t, unit), *lost.tolist(), *(w for w, _ in others)]
         rest = price.copy()
         rest[mine] = 0.0
-        self._row(columns, np.append(rest, [most, -most]), low=least)
+        values = [*rest.tolist(), most, *[-most] * len(lost), *(worth for _, worth in others)]
+        self._row(np.array(columns), np.array(values), low=least)
 
     def step_cut(self, t: int, cost: Floats, least: float) -> None:
         """No engines of step ``t`` alone cost less than ``least`` at ``cost`` (n,) of each kind."""
@@ -370,6 +378,7 @@ class Master:
                 values[self._d(t)] = np.ceil(self._on_nodes * y - WHOLE)
             for k, block in enumerate(self._units):
                 values[self._m(t, k)] = np.ceil(float(block.each @ y[block.kinds]) / block.unit - 1e-9)
+                values[self._instances(t, k)] = values[self._m(t, k)] > np.arange(self._lost)
         return values
 
     def serving(self, engines: Floats) -> float:

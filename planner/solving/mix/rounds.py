@@ -17,7 +17,7 @@ import numpy as np
 
 from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
 from planner.solving.mix.clock import Deadline
-from planner.solving.mix.losses import Loss, OnNodes, losses, per_node, remaining, spread
+from planner.solving.mix.losses import Loss, OnNodes, losses, lowered, per_node, remaining, spread
 from planner.solving.mix.master import Master, affordable, fits
 from planner.solving.mix.mending import mend, mend_constant, timely
 from planner.solving.mix.question import MOST_ENGINES, MixQuestion, required
@@ -115,15 +115,18 @@ class Rounds:
         """Cuts that hold wherever engines stand, where these are lost with their nodes; whether one is new: as many
         engines as nodes are lost; the nodes that hold most of a kind; those that hold most of a supply."""
         prices, least, ask = self.pool[price], self.share * float(self.known[price][t]), self.q.survive
-        worth_most = sorted((v for v, count in loss for _ in range(count)), key=lambda v: -prices[v])[: ask.nodes]
-        new = self.add(t, price, tuple(sorted(Counter(worth_most).items())))
+        taken = sorted((v for v, count in loss for _ in range(count)), key=lambda v: -prices[v])
+        new = self.add(t, price, tuple(sorted(Counter(taken[: ask.nodes]).items())))
         for v in {v for v, _ in loss if prices[v] > 0 and self.q.places is not None}:
             assert self.q.places is not None
             supply = int(self.q.places.supply[v])
             if self.q.places.bought[v]:
-                if self._is_new((t, price, ((-2, v),))):
-                    self.master.bought_cut(t, prices, least, v)
-                    new = True
+                others = [w for w in taken if self.q.places.supply[w] != supply][: ask.nodes - 1]
+                for many in range(len(others) + 1):
+                    beside = tuple(sorted(Counter(others[:many]).items()))
+                    if self._is_new((t, price, ((-2, v), *beside))):
+                        self.master.bought_cut(t, prices, least, v, beside)
+                        new = True
             elif np.isfinite(self.q.places.gpus[v]):
                 if self._is_new((t, price, ((-3, v),))):
                     self.master.spread_cut(t, prices, least, v)
@@ -263,6 +266,13 @@ class Rounds:
             now = least
         self.keep(now)
 
+    def _try_alone(self) -> None:
+        """Keeps fleets of one kind alone, as many as there may be: where mixing kinds on nodes is what no cut says."""
+        for v in range(len(self.q.kinds)):
+            engines = np.zeros(self.master.upper.shape)
+            engines[:, v] = self.master.upper[:, v]
+            self.try_mended(engines)
+
     def _sharpen(self, engines: Floats) -> None:
         """Keeps what is left of ``engines`` (1, n) when engines are left out, and replaced by cheaper ones, as long as
         all is carried. What is not carried, by so little, yields the cuts that tell most."""
@@ -378,6 +388,8 @@ class Rounds:
                     return
             else:
                 self.try_mended(found.engines)
+                if self.best is None and not added:
+                    self._try_alone()
                 if not added and rough <= last:
                     return  # what holds wherever engines stand says no more of it
             if self.enough:
@@ -408,14 +420,6 @@ def _cheaper(engines: Floats, cost: Floats, upper: Ints) -> Iterator[Floats]:
         if w >= 0:
             row[w] += 1
         yield row
-
-
-def lowered(prices: Floats, least: Floats | float, taken: Floats) -> Floats:
-    """Prices at which a fleet is worth ``least`` that is worth it at ``prices`` (…, n) after the loss of any ``taken``
-    (n,) of its engines. Of engines in order of what they are worth, let b be the last that is lost, of k: all after it
-    are worth at least π·least ÷ (least + k·b) each, together least² ÷ (least + k·b), and those that are lost at least
-    what k of b are, k·b·least ÷ (least + k·b)."""
-    return np.asarray(prices * least / (least + taken * prices), np.float64)
 
 
 def _taken(question: MixQuestion) -> Floats:

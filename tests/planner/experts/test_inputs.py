@@ -171,6 +171,7 @@ def test_a_mismatch_says_what_the_model_has(write: Write) -> None:
         ("a.json", '{"logical_count": [[1, 2', "not valid JSON"),
         ("a.json", '{"logical_count": [[NaN]]}', "NaN is not a number in JSON"),
         ("a.json", {"counts": [[1]]}, "key logical_count is missing"),
+        ("a.json", {"kind": "experts", "schema_version": "1.2"}, "a document of kind 'experts', which holds no counts"),
         ("a.json", {"logical_count": [[1, 2], [3]]}, "rows of one length"),
         ("a.json", {"logical_count": "many"}, "table of numbers"),
         ("a.txt", "1 2 3", "'.txt' is not a kind of file"),

@@ -10,9 +10,14 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.operations.exchanges import HIGH_THROUGHPUT, LOW_LATENCY
+from costmodels.operations.questions import ExpertExchange
+from costmodels.serving.frameworks.facts import EngineRole
+from costmodels.serving.frameworks.framework import find_framework
 from costmodels.step.communication import Network
+from costmodels.step.expert_exchange import expert_exchange_times
 from planner.experts.crossings import Distance, crossings
-from planner.experts.layer_time import LayerClock
+from planner.experts.layer_time import LayerClock, usual_exchange
 from planner.experts.placement import Placement, Topology
 from profiles.hardware import find_fabric, find_gpu
 from profiles.store import ProfileStore
@@ -97,6 +102,39 @@ def test_tokens_that_stay_are_exchanged_once_and_as_far_as_they_cross(
     local = times.times(placement, counts, ONE, crossings(placement, none, Distance(1.0)), "stay").exchange[0]
     assert spread == pytest.approx(home / 2, rel=0.02)
     assert local < 0.05 * spread
+
+
+@pytest.mark.parametrize(("role", "tokens"), [("prefill", 4096), ("decode", 128)])
+def test_the_exchange_is_that_of_an_engine_of_the_role(role: EngineRole, tokens: int, bare: ProfileStore) -> None:
+    """By hand from the law: nine nodes, eight experts a token in four of eight groups."""
+    model, gpu = find_architecture("deepseek-ai/DeepSeek-V3"), find_gpu("H100-SXM")
+    network, cost = Network(8, find_fabric("ib-400g")), CostModel(gpu, "sglang", bare)
+    name = usual_exchange(find_framework("sglang").parallelism, role, [gpu] * 72, network, 8)
+    assert name == {"prefill": "high_throughput", "decode": "low_latency"}[role]
+    times = LayerClock(
+        model, choose_precision(model), {gpu.name: cost}, (gpu.name,) * 72, network, tokens * 72.0, exchange=name
+    )
+    topology = Topology.uniform(72, 4, 8)
+    rows = np.tile(np.arange(288) % 256, (1, 1))
+    counts = np.where(np.bincount(rows[0]) > 1, 2.0, 1.0)[None, None]  # every slot receives as much
+    even = times.times(Placement(topology, rows, 256, np.arange(1)), counts, ONE, None, "home")
+    kind = HIGH_THROUGHPUT if role == "prefill" else LOW_LATENCY
+    one = np.ones(1, np.int64)
+    asked = ExpertExchange(kind * one, tokens * np.ones(1), np.ones(1), 7168, 8, 256, 8, 4, 72 * one, 0 * one, 1.0)
+    sent = expert_exchange_times(cost, network, [asked], 1)
+    assert even.exchange[0] == pytest.approx(sent.dispatch.value[0] + sent.combine.value[0], rel=0.02)
+
+
+def test_exchanges_are_those_that_reach(bare: ProfileStore) -> None:
+    can, h100, gb200 = find_framework("vllm").parallelism, find_gpu("H100-SXM"), find_gpu("GB200")
+    ib, slow = find_fabric("ib-400g"), find_fabric("ethernet-100g")
+    assert usual_exchange(can, "decode", [h100] * 16, Network(8, ib), 8) == "low_latency"
+    assert usual_exchange(can, "decode", [h100] * 16, Network(8, slow), 8) is None
+    assert usual_exchange(can, "decode", [h100] * 4, Network(8, ib), 8) is None
+    assert usual_exchange(can, "prefill", [gb200] * 16, Network(72, ib), 8) == "nvlink_one_sided"
+    few = find_framework("trtllm").parallelism
+    assert usual_exchange(few, "decode", [gb200] * 8, Network(72, ib), 8) is None
+    assert usual_exchange(few, "decode", [gb200] * 16, Network(72, ib), 8) == "nvlink_one_sided"
 
 
 def test_faster_gpus_have_a_higher_speed(mixtral: Architecture, bare: ProfileStore) -> None:

@@ -87,6 +87,23 @@ def test_balance_is_better_than_before_and_within_its_bound(bare: ProfileStore) 
     assert decode.speedup >= 1
 
 
+def test_slots_that_engines_do_not_take_are_told(bare: ProfileStore) -> None:
+    """Ten slots on four GPUs: greedy placement takes equally many on each."""
+    _, document = made(bare, redundant=2)
+    assert document.proof.windows[0].greedy is None
+    assert any(
+        "10 slots do not divide by 4 GPUs" in note and "redundant=4" in note for note in document.provenance.notes
+    )
+    assert not any("do not divide" in note for note in made(bare, redundant=4)[1].provenance.notes)
+
+
+def test_how_tokens_reach_their_experts_is_told(bare: ProfileStore) -> None:
+    """Four GPUs gather, eight exchange."""
+    few, many = (made(bare, cluster=parse_cluster(f"{n}xH200"))[1].provenance.notes for n in (4, 8))
+    assert any("gathers all tokens" in note for note in few)
+    assert any("low_latency in decode, high_throughput in prefill" in note for note in many)
+
+
 def test_memory_counts_copies(bare: ProfileStore) -> None:
     _, document = made(bare, redundant=4)
     one = 3 * 4096 * 14336 * 2

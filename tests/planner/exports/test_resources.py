@@ -15,8 +15,9 @@ from planner.exports.resources import check_resource, known, wrong
 from planner.exports.target import Asked
 from planner.exports.values import Values
 from planner.kinds import KINDS, example
+from planner.serving.document.plan import Plan
 from profiles.errors import Unsupported
-from tests.planner.exports.made import asked, matrix
+from tests.planner.exports.made import MODELS, asked, layout, matrix, planned
 
 TARGETS = ("kubernetes", "llm-d", "dynamo", "kserve", "gateway")
 
@@ -34,6 +35,9 @@ def objects() -> dict[str, Any]:
                 for document in yaml.safe_load_all(text) if name.endswith(".yaml") else ():
                     found.setdefault(document["kind"], document)
     (found["JobSet"],) = jobs()
+    rack = planned("vllm", MODELS["latent"], [("aggregated", layout(dp=16, ep=16), 1)], per_node=72)
+    rack = Plan.model_validate_json(rack.model_dump_json().replace("H100-SXM", "GB200")).sealed()
+    found["ComputeDomain"] = yaml.safe_load(exported("kubernetes", asked(rack))[1]["domain.yaml"])
     return found
 
 

@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -205,6 +206,70 @@ def test_an_engine_in_a_rack_is_started_on_each_of_its_hosts(framework: str, tol
     assert 'nvidia.com/gpu: "16"' not in pods
     with pytest.raises(InputError, match="has 1 addresses, and the plan runs on 4 nodes"):
         exported("shell", asked(plan, nodes=("a",)))
+
+
+@pytest.mark.parametrize("framework", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize("target", ["kubernetes", "llm-d", "kserve", "dynamo"])
+def test_pods_of_an_engine_in_a_rack_claim_its_nvlink_domain(target: str, framework: str) -> None:
+    plan = racked(framework, [("prefill", layout(dp=4, ep=4), 1), ("decode", layout(dp=16, ep=16), 1)])
+    try:
+        files = exported(target, asked(plan, sidecar_image="registry.example.com/sidecar:v1"))[1]
+    except Unsupported:
+        assert framework == "trtllm"
+        assert target in ("llm-d", "kserve")
+        return
+    (domain,) = objects(files["domain.yaml"], "ComputeDomain")
+    assert domain["spec"]["numNodes"] == 4  # hosts of the decode engine; the prefill engine has one
+    channel = domain["spec"]["channel"]["resourceClaimTemplate"]["name"]
+    assert "domain.yaml" in yaml.safe_load(files["kustomization.yaml"])["resources"]
+    pods = [each for name, text in files.items() if name.endswith(".yaml") for each in pods_of(text)]
+    joined = [pod for pod in pods if "resourceClaims" in pod]
+    assert len(joined) == (1 if target == "dynamo" else 2)  # leader and workers; Dynamo has one template
+    for pod in joined:
+        (claim,) = pod["resourceClaims"]
+        assert claim["resourceClaimTemplateName"] == channel
+        engine = next(each for each in pod["containers"] if "resources" in each)
+        assert engine["resources"]["claims"] == [{"name": claim["name"]}]
+        assert engine["resources"]["limits"] == {"nvidia.com/gpu": "4"}
+        assert ("affinity" in pod) == (target != "dynamo")
+        whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": pod}
+        kubernetes_validate.validate(whole, "1.32", strict=True)
+
+
+def test_dynamos_older_graph_claims_beside_its_gpus() -> None:
+    plan = racked("vllm", [("prefill", layout(dp=4, ep=4), 1), ("decode", layout(dp=16, ep=16), 1)])
+    graph = yaml.safe_load(exported("dynamo", asked(plan, api_version="v1alpha1"))[1]["graph.yaml"])
+    services = graph["spec"]["services"].values()
+    (joined,) = [each for each in services if "resourceClaims" in each.get("extraPodSpec", {})]
+    assert joined["resources"] == {"limits": {"gpu": "4"}, "claims": [{"name": "compute-domain-channel"}]}
+
+
+def test_engines_of_one_host_and_of_servers_claim_nothing() -> None:
+    small = racked("vllm", [("aggregated", layout(dp=4, ep=4), 2)])
+    servers = planned("vllm", MODELS["latent"], [("aggregated", layout(dp=16, ep=16), 1)])
+    for plan in (small, servers):
+        files = exported("kubernetes", asked(plan))[1]
+        assert "domain.yaml" not in files
+        assert "resourceClaims" not in files["engines.yaml"]
+
+
+def pods_of(text: str) -> list[dict[str, Any]]:
+    """Every pod's spec that a file holds."""
+    found: list[dict[str, Any]] = []
+
+    def look(value: Any) -> None:
+        if isinstance(value, dict):
+            if "containers" in value:
+                found.append(value)
+            for each in value.values():
+                look(each)
+        elif isinstance(value, list):
+            for each in value:
+                look(each)
+
+    for document in yaml.safe_load_all(text):
+        look(document)
+    return found
 
 
 def test_a_rack_without_whole_hosts_is_refused_where_each_must_have_as_many_gpus() -> None:

@@ -1,11 +1,14 @@
-"""A small row, and its request."""
+"""A small row, its request, and a plan with levels."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from planner.kinds import example
+from planner.power.document import CapLevel, ClassClock, PowerPlan, parse_power_plan
 from planner.power.request import parse_power_request
 from planner.power.row import row_without_load
 from planner.power.simulator import RowModel
@@ -30,3 +33,24 @@ def fields() -> dict[str, Any]:
 def row(fields: dict[str, Any]) -> RowModel:
     found = row_without_load(parse_power_request(fields))
     return found.under(ReferenceLoad(0.05, Bursts(24, 0.3, 120, 20)))
+
+
+@pytest.fixture
+def plan() -> PowerPlan:
+    made = parse_power_plan(json.dumps(example("power")))
+    levels = tuple(
+        CapLevel(
+            level=i + 1,
+            above=0.9 + 0.02 * i,
+            step_above=None,
+            below=0.85,
+            back_to=i,
+            clocks=(
+                ClassClock(priority="hp", clock_mhz=1305 if i else None, gpu_watts=380.0 if i else None),
+                ClassClock(priority="lp", clock_mhz=1110 - 300 * i, gpu_watts=320.0 - 60 * i),
+            ),
+            time_share=0.1,
+        )
+        for i in range(2)
+    )
+    return made.model_copy(update={"decision": made.decision.model_copy(update={"levels": levels})})

@@ -230,7 +230,7 @@ def test_workload_refuses_naming_field_and_value(text: str, message: str) -> Non
             {"time_limit_s": 10**400},
             "request: time_limit_s: a number of more than 80 digits should be a valid",
         ),
-        ({"framework": "tgi"}, "framework: 'tgi' is not known"),
+        ({"framework": "tgi"}, "framework: 'tgi' is not modelled"),
         ({"framework": "vllm@0.19,0.20"}, "framework: vLLM@'0.19,0.20' is not a release"),
         ({"precision": "fp7"}, "precision: 'fp7' is not known"),
         ({"precision": "bf16,fp7"}, "precision: 'fp7' is not known"),

@@ -134,7 +134,7 @@ def test_scores_count_what_is_left_out_and_cut_by_columns() -> None:
     )
     scores = scores_of(predict(table, beside_measured=True), measured_columns(table), ["gpu"])
     assert scores.rows == 4
-    assert [(each.reason, each.rows) for each in scores.left_out] == [("framework: 'atom' is not known", 1)]
+    assert [(each.reason, each.rows) for each in scores.left_out] == [("framework: 'atom' is not modelled", 1)]
     found = {(each.quantity, each.by, each.group): each.rows for each in scores.scores}
     assert found["tpot_ms_p50", "all", "all"] == 2
     assert found["tpot_ms_p50", "gpu", "H200"] == 1
@@ -235,7 +235,10 @@ def test_what_was_taken_and_what_was_not_read_are_told() -> None:
     table = runs({"tp": "", "weather": "fine"}, {"tp": "", "weather": "fine"})
     scores = scores_of(predict(table, beside_measured=True), measured_columns(table), ["date"])
     assert scores.not_read == ("weather",)
-    assert [(each.rows, each.reason.partition(":")[0]) for each in scores.assumed] == [(2, "tp, num_gpus")]
+    assert [(each.rows, each.reason.partition(":")[0]) for each in scores.assumed] == [
+        (2, "source"),  # a laboratory without runs
+        (2, "tp, num_gpus"),
+    ]
 
 
 def test_equal_lengths_that_nobody_gave_are_told() -> None:

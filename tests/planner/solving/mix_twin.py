@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, product
 
@@ -60,48 +59,59 @@ def packs(q: MixQuestion, supply: int) -> list[tuple[Floats, int]]:
     return out
 
 
-def placed(q: MixQuestion, engines: Floats, supply: int, survived: Callable[[Floats], bool]) -> bool:
-    """Whether ``engines`` of a supply can stand on its nodes so that what each takes with it is ``survived``: by the
-    fewest nodes that hold each part of them."""
-    assert q.places is not None
-    mine = np.flatnonzero(q.places.supply == supply)
-    here = np.where(q.places.supply == supply, engines, 0.0)
-    most = q.places.gpus[mine[0]] / q.kinds.node[mine[0]]
-    if q.places.bought[mine[0]]:
-        most = np.ceil(float(here @ q.kinds.gpus) / int(q.kinds.node[mine[0]]))
-    good = [(held, nodes) for held, nodes in packs(q, supply) if (held <= here).all() and survived(held)]
-    fewest: dict[tuple[float, ...], float] = {tuple(np.zeros(len(here))): 0}
-    for counts in product(*(range(int(count) + 1) for count in here)):
-        before = [
-            fewest.get(tuple(np.array(counts, np.float64) - held), np.inf) + nodes for held, nodes in good
-            if (held <= counts).all()
-        ]  # fmt: skip
-        fewest.setdefault(tuple(map(float, counts)), min(before, default=np.inf))
-    return fewest[tuple(here)] <= most and bool(np.isfinite(fewest[tuple(here)]))
-
-
 def stands(q: MixQuestion, engines: Floats, work: Floats) -> bool:
-    """Whether engines can stand so that they carry the load after the loss of any node, by some placement."""
+    """Whether engines can stand so that they carry the load after the loss of any ``survive.nodes`` nodes, by some
+    placement: nodes are filled one by one, as long as any so many of those filled may be lost."""
     assert q.places is not None
-    known: dict[bytes, bool] = {}
+    places, known = q.places, dict[bytes, bool]()
+    supplies = sorted(set(places.supply.tolist()))
 
     def survived(held: Floats) -> bool:
-        left = engines - held
+        left = np.maximum(engines - held, 0)
         if left.tobytes() not in known:
             known[left.tobytes()] = carried(work, left, q.survive.share)
         return known[left.tobytes()]
 
-    return all(placed(q, engines, supply, survived) for supply in set(q.places.supply.tolist()))
+    def may_stand(new: Floats, beside: list[Floats]) -> bool:
+        others = range(min(q.survive.nodes - 1, len(beside)) + 1)
+        return all(survived(new + sum(some, np.zeros(len(new)))) for n in others for some in combinations(beside, n))
+
+    def fill(supply: int, first: int, free: float, left: Floats, stood: list[Floats]) -> bool:
+        """Whether ``left`` finds places on ``free`` nodes of a supply, by packs from ``first`` on, and what is of later
+        supplies, too."""
+        here = places.supply == supplies[supply]
+        if not left[here].any():
+            return supply + 1 == len(supplies) or fill(supply + 1, 0, nodes[supply + 1], left, stood)
+        if left[here] @ q.kinds.gpus[here] > free * int(q.kinds.node[here][0]):
+            return False
+        return any(
+            may_stand(held, stood) and fill(supply, place, free - taken, left - held, [*stood, held])
+            for place, (held, taken) in enumerate(every[supply][first:], first)
+            if (held <= left).all() and taken <= free
+        )
+
+    every, nodes = [packs(q, supply) for supply in supplies], []
+    for supply in supplies:
+        mine = np.flatnonzero(places.supply == supply)
+        most = places.gpus[mine[0]] / q.kinds.node[mine[0]]
+        if places.bought[mine[0]]:
+            most = np.ceil(float(engines[mine] @ q.kinds.gpus[mine]) / int(q.kinds.node[mine[0]]))
+        nodes.append(float(most))
+    return fill(0, 0, nodes[0], engines, [])
 
 
 def cheapest(question: MixQuestion) -> float:
     """The least cost of one or two steps; infinite where there is no fleet."""
     q, n = question, len(question.kinds)
+    every = [np.array(counts, np.float64) for counts in product(range(MOST[n] + 1), repeat=n)]
+    if q.steps == 1:
+        every.sort(key=lambda engines: per_hour(q, engines))
     possible: list[list[Floats]] = []
     for work in q.work:
-        here = []
-        for counts in product(range(MOST[n] + 1), repeat=n):
-            engines = np.array(counts, np.float64)
+        here: list[Floats] = []
+        for engines in every:
+            if q.steps == 1 and here:
+                break
             if any(block.each @ engines[block.kinds] > block.most + 1e-9 for block in q.blocks):
                 continue
             after = every_loss(q, engines)
@@ -110,7 +120,7 @@ def cheapest(question: MixQuestion) -> float:
                 here.append(engines)
         possible.append(here)
     if q.steps == 1:
-        return min((per_hour(q, engines) for engines in possible[0]), default=np.inf)
+        return per_hour(q, possible[0][0]) if possible[0] else np.inf
     best, share = np.inf, q.share_of_time
     for first, second in product(*possible):
         cost = float(q.kinds.cost @ (first * share[0] + second * share[1]))
@@ -175,8 +185,8 @@ def in_zones(rng: np.random.Generator, asked: MixQuestion) -> MixQuestion:
     )
 
 
-def on_nodes(rng: np.random.Generator, asked: MixQuestion) -> MixQuestion:
-    """``asked`` with engines of one to eight GPUs on nodes of four of two supplies, of which a node may be lost, in one
+def on_nodes(rng: np.random.Generator, asked: MixQuestion, lost: int = 1) -> MixQuestion:
+    """``asked`` with engines of one to eight GPUs on nodes of four of two supplies, of which ``lost`` may be, in one
     step: as many GPUs as are wanted, some nodes of four, or nodes that are bought."""
     n = len(asked.kinds)
     supply, sizes = rng.integers(0, 2, n), rng.choice([1, 2, 4, 8], n, p=[0.5, 0.25, 0.15, 0.1])
@@ -193,5 +203,5 @@ def on_nodes(rng: np.random.Generator, asked: MixQuestion) -> MixQuestion:
     share = float(rng.choice([1, 1, 0.7]))
     return replace(
         asked, kinds=kinds, work=[1.5 * asked.work[0] / sizes**0.7], seconds=asked.seconds[:1], cyclic=False,
-        survive=Survive(nodes=1, share=share), blocks=blocks, places=Places(supply, have, whole),
+        survive=Survive(nodes=lost, share=share), blocks=blocks, places=Places(supply, have, whole),
     )  # fmt: skip
