@@ -33,6 +33,10 @@ CHECKS = (
 
 APP = create_app(StubPlanner().kinds())
 api = schemathesis.openapi.from_dict(APP.openapi())
+drawn = schemathesis.openapi.from_dict(
+    APP.openapi(), config=schemathesis.Config.from_dict({"phases": {"coverage": {"enabled": False}}})
+)
+"""Requests at random, without going through the boundaries of every field: what the default run asks."""
 
 
 def check(case: Case[Any], server: str) -> None:
@@ -45,5 +49,5 @@ WHOLE = "^/v1/(simulations|exports|comparisons|checks)$"
 """What a whole plan goes into: minutes to make up and to shrink."""
 
 LARGE = "^/v1/(plans|predictions|power-plans)$"
-"""Requests of so many fields that going through every field's boundaries is 6,000 to 8,000 cases each: a minute to make
-up, on every worker that collects them. They are asked in the slow tests."""
+"""Requests of so many fields that their boundaries are 6,000 to 8,000 cases each: a minute to make up, on every worker
+that collects them. They are asked in the slow tests."""
