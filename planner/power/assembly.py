@@ -18,7 +18,7 @@ from planner.power import document as told
 from planner.power.judge import MOST_EXTRA, SMALL_ROW, Days, Judge, Verdict
 from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES, Clocks, Level, Policy
 from planner.power.report import SIMPLEST, Judged, Solved, solved
-from planner.power.request import PowerRequest
+from planner.power.request import PowerRequest, leaves
 from planner.power.server import ServerKind, own_clock
 from planner.power.simulator import RowModel, held_for, held_s
 from planner.power.stress import LOST_FEED, stressed
@@ -389,6 +389,13 @@ def _provenance(made: Solved) -> told.PowerProvenance:
         )
     if made.row.tree.budgets.size > 1:
         notes.append("a reading is that of the node nearest to its own budget, as a share of it")
+    if (own := made.row.tree.own_budgets) is not None:
+        notes.append(
+            f"a hall of small racks: {made.row.tree.below.shape[1]:,} of {len(leaves(made.request.supply)):,} lowest "
+            "nodes are simulated, those with the fewest watts a server among them, and the others taken to be like "
+            "them; budgets of theirs are lowered by as much as the highest of all reads above the highest of these in "
+            f"busy minutes, {np.max(1 - made.row.tree.budgets / own):.1%} at most"
+        )
     if made.row.block > 1:
         notes.append(
             f"a large row: {made.row.today} servers are simulated under as large a share of every budget, and each "

@@ -14,7 +14,7 @@ from planner.power.policy import Policy
 from planner.power.reference import UNCAPPED
 from planner.power.request import PowerRequest
 from planner.power.simulator import Outcome, RowModel, chance_of, simulate
-from planner.power.tails import BEYOND, Rate, counted
+from planner.power.tails import BEYOND, YEAR_DAYS, Rate, counted
 from planner.power.threads import in_order
 from planner.power.traffic import (
     SLOT_S,
@@ -169,9 +169,9 @@ class Judge:
         return self._slots
 
     def busy_slot(self, policy: Policy, n: int, slot: tuple[int, int]) -> Outcome:
-        """One of the busiest slots, with what comes before."""
+        """One of the busiest slots, with what comes before; no request is followed."""
         kept = self._stretches.get(slot)
-        requests = self.row.requests(self._stretch(slot) if kept is None else kept.day())
+        requests = self.row.requests(self._stretch(slot) if kept is None else kept.day(), followed=False)
         return simulate(self.row, policy, n, requests, chance_of(self.request.seed, sum(slot)), WARM_S + SLOT_S)
 
     def _stretch(self, slot: tuple[int, int]) -> DayOfRequests:
@@ -193,12 +193,21 @@ class Judge:
         return self._free
 
     def verdict(self, policy: Policy, n: int) -> Verdict:
-        if (policy, n) not in self._known:
-            self._say(policy, n)
-            found = self._screened(policy, n, self.days.screened * 8)
-            assert found is not None
-            self._known[policy, n] = self._verdict(policy, n, found)
-        return self._known[policy, n]
+        return self.verdict_until(policy, n, self.days.screened * 8)[0]
+
+    def verdict_until(self, policy: Policy, n: int, most_brakes: int) -> tuple[Verdict, bool]:
+        """(verdict, whether it brakes more often than that on the screened days: then its brakes and peaks are those of
+        whole days alone)."""
+        if (policy, n) in self._known:
+            known = self._known[policy, n]
+            return known, known.brakes.value * self.days.screened / YEAR_DAYS > most_brakes + 0.5
+        self._say(policy, n)
+        found = self._screened(policy, n, most_brakes)
+        if found is None:
+            nothing = np.zeros(len(self.row.tree.budgets))
+            return self._verdict(policy, n, _Screened(most_brakes + 1, nothing, nothing)), True
+        self._known[policy, n] = self._verdict(policy, n, found)
+        return self._known[policy, n], False
 
     def _screened(self, policy: Policy, n: int, most_brakes: int) -> _Screened | None:
         """The busiest slots; None as soon as they brake more often than that."""

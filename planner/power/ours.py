@@ -16,6 +16,7 @@ from planner.power.policy import Level, Policy
 from planner.power.reference import UNCAPPED
 from planner.power.row import clock_at
 from planner.power.simulator import RowModel
+from planner.power.tails import YEAR_DAYS
 from profiles.errors import DataError
 
 LEVELS = 6
@@ -234,11 +235,10 @@ def tuned(judge: Judge, shape: RowShape, n: int, form: Policy) -> Policy | None:
     """A policy that holds every promise with ``n`` servers on the judge's days, after some rounds of cuts; None:
     none was found. ``form``: name and way of its commands."""
     tight = Tightened(keep=(0.95,) * len(judge.row.groups), margin=0.03 if form.immediate else 0.012)
-    both = 0
+    both, most = 0, int(_TRAINED_BRAKES * judge.request.max_brakes_per_year * judge.days.screened / YEAR_DAYS)
     for _ in range(ROUNDS):
         policy = replace(form, levels=policy_for(judge, shape, n, tight).levels)
-        verdict = judge.verdict(policy, n)
-        brakes = verdict.brakes.value > _TRAINED_BRAKES * judge.request.max_brakes_per_year
+        verdict, brakes = judge.verdict_until(policy, n, most)
         over = [_over(judge, verdict, name) for name in judge.row.groups]
         slow = max(over) > 1
         if not brakes and not slow and verdict.unanswered <= MOST_UNANSWERED:

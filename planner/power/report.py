@@ -217,7 +217,8 @@ def _by_nameplate(row: RowModel) -> int:
     of_leaf[servers.leaf, np.arange(most)] = watts[servers.kind]
     load = row.tree.below @ np.cumsum(of_leaf, axis=1)
     load[0] += row.other_watts
-    above = (load > row.tree.budgets[:, None] * (1 + 1e-9)).any(axis=0)
+    budgets = row.tree.budgets if row.tree.own_budgets is None else row.tree.own_budgets
+    above = (load > budgets[:, None] * (1 + 1e-9)).any(axis=0)
     fits = int(np.argmax(above)) if above.any() else most
     return fits if row.tree.most is None else min(fits, row.tree.most)
 

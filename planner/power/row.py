@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from costmodels.power.board import idle_loaded_watts
-from planner.power.large import smaller
+from planner.power.large import Smaller, flat, smaller
 from planner.power.policy import POLCA_HIGHEST, POLCA_HP, POLCA_LP, Policy, polca, static, threshold
+from planner.power.racks import for_all
 from planner.power.reference import Met, reference_load
 from planner.power.request import PowerRequest, SupplyNode, curve_of, leaves
 from planner.power.server import ServerKind, measured_kind
@@ -38,7 +39,8 @@ def row_of(
             f"write {f'{int(period)} or ' if period > 1 else ''}{int(period) + 1}; a policy that is published, against "
             "a series of your own (--policy polca --drive FILE), takes it as it is",
         )
-    asked, block = smaller(request)
+    part = smaller(request)
+    asked, block = part.request, part.block
     row = replace(row_without_load(asked, catalogue, measured), block=block)
     if block > 1:  # places are rounded, and what there is of them is the row's own
         most = tree_of(request.supply, request.today).most
@@ -62,9 +64,18 @@ def row_of(
                 f"peaks at {peak:.0%} of the {request.supply.budget_watts:,.0f} W of {request.supply.name}",
                 "correct today, other_watts or budget_watts, or give the row's own --trace",
             )
-        load, met = reference_load(row, today)
-        return row.under(load), met
-    return row.under(_recorded(request, row)), None
+        if part.stand_for:  # racks see the bursts of the whole hall, which are larger than those of a part of it
+            whole = row_without_load(flat(request), catalogue, measured)
+            load, met = reference_load(whole, whole.today)
+        else:
+            load, met = reference_load(row, today)
+        return _standing(row.under(load), part, request.seed), met
+    return _standing(row.under(_recorded(request, row)), part, request.seed), None
+
+
+def _standing(row: RowModel, part: Smaller, seed: int) -> RowModel:
+    """With the budgets of racks that stand for more."""
+    return for_all(row, part.stand_for, seed) if part.stand_for else row
 
 
 def row_without_load(

@@ -48,7 +48,8 @@ FOLLOWED = 29
 @dataclass(frozen=True)
 class Tree:
     """A supply tree: ``names`` and ``budgets`` [nodes], from the root; ``below`` [nodes, leaves]; ``places`` [leaves],
-    servers of today (or places) of each leaf."""
+    servers of today (or places) of each leaf. ``own_budgets``: those that ``budgets`` were before they were lowered for
+    nodes that stand for more of their like."""
 
     names: tuple[str, ...]
     budgets: Floats
@@ -56,6 +57,7 @@ class Tree:
     places: Ints
     most: int | None = None  # servers, where the places are counted
     curves: tuple[tuple[tuple[float, float], ...], ...] = ()  # of each node's breaker: load and the seconds it holds it
+    own_budgets: Floats | None = None
 
     @property
     def watched(self) -> bool:
@@ -196,8 +198,8 @@ class RowModel:
             found = self._known["spread"] = _spread([self.tree.places, self.mix, self.group_shares], many)
         return found[:, :n]
 
-    def requests(self, day: DayOfRequests) -> Requests:
-        """A day's requests as the kernel takes them."""
+    def requests(self, day: DayOfRequests, *, followed: bool = True) -> Requests:
+        """A day's requests as the kernel takes them; ``followed``: whether latencies are of interest."""
         work = np.empty(len(day.isl))
         of = self.servers(int(day.server.max(initial=0)) + 1).kind[day.server]
         for index, each in enumerate(self.kinds):
@@ -209,8 +211,10 @@ class RowModel:
             work_s=work,
             tokens=np.maximum(day.osl - 1.0, 1.0),
             merged=day.count,
-            followed=(day.second.astype(np.int64) * 7919 + day.server * 104_729) % FOLLOWED
-            == 0,  # the same whoever else is there
+            # The same whoever else is there.
+            followed=(day.second.astype(np.int64) * 7919 + day.server * 104_729) % FOLLOWED == 0
+            if followed
+            else np.zeros(len(day.isl), np.bool_),
         )
 
     def under(self, load: Load) -> RowModel:

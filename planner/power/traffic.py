@@ -204,8 +204,8 @@ class RecordedLoad:
         second = np.minimum(self.arrival_s.astype(np.int64), seconds - 1)
         return np.asarray(np.bincount(second, self.isl + 10.0 * self.osl, seconds), np.float64)
 
-    def _factor(self, seed: int, day: int, tail: Tail) -> Floats:
-        curve = burst_curve(self.bursts, tail, np.random.default_rng((seed, day, 2)))
+    def _factor(self, seed: int, day: int, tail: Tail, within: Span = WHOLE_DAY) -> Floats:
+        curve = burst_curve(self.bursts, tail, np.random.default_rng((seed, day, 2)), within)
         return np.asarray(1.0 + (0.0 if tail == "bounded" else self.bursts.extra) * curve)
 
     def _starts(self, seed: int, day: int) -> list[int]:
@@ -223,7 +223,8 @@ class RecordedLoad:
 
     def requests(self, servers: int, seed: int, day: int, first: int, last: int, tail: Tail) -> Iterator[Part]:
         """Of the blocks from ``first`` until before ``last``."""
-        starts, factor = self._starts(seed, day), self._factor(seed, day, tail)
+        begins = first * BLOCK_S
+        starts, factor = self._starts(seed, day), self._factor(seed, day, tail, (begins, last * BLOCK_S))
         span = max(int(np.ceil(self.span_s)), 1)
         for copy in range(-(-servers // self.today)):
             shift = 0.0
@@ -235,8 +236,10 @@ class RecordedLoad:
                 draw = np.random.default_rng((seed, day, 3, copy, block))
                 second, index = self._between((starts[block] + shift) % span, span)
                 second = second + block * BLOCK_S
-                more = draw.poisson(factor[second] - 1.0)
-                second, index = (np.concatenate([each, np.repeat(each, more)]) for each in (second, index))
+                beyond = factor[second - begins] - 1.0
+                if beyond.any():
+                    more = draw.poisson(beyond)
+                    second, index = (np.concatenate([each, np.repeat(each, more)]) for each in (second, index))
                 server = self._servers(draw, len(index), copy)
                 keep = server < servers
                 index = index[keep]

@@ -85,6 +85,7 @@ class Parallelism(Facts):
         buffers_of_step_from: the first release that makes them for as many tokens as a step may have; "": none does.
         whole_experts: types of models whose experts are shared out over all GPUs of a stage or none, though those of
             others need not be.
+        no_exchange: types of models whose experts no exchange reaches: all ranks gather.
         drafts_in_stages: whether engines that answer draft where they have several pipeline stages.
     """
 
@@ -99,6 +100,7 @@ class Parallelism(Facts):
     dispatch_tokens: tuple[int, int] = (128, 1024)
     buffers_of_step_from: str = ""
     whole_experts: tuple[str, ...] = ()
+    no_exchange: tuple[str, ...] = ()
     drafts_in_stages: bool = True
 
     def exchanges_called(self, word: str) -> list[str]:
