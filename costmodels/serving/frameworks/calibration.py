@@ -18,7 +18,7 @@ sampled                     beside it where tokens are sampled: sorting for top-
 block_experts               a layer of experts with scaled blocks of fp8 on Hopper, before the release named (to 500 µs)
 uneven_experts              power of the share by which the GPU with most experts to read exceeds the average, where
                             experts are spread whole (0 to 1.5; 0: kernels timed with even routing say it all)
-gathered_experts            log by which experts take longer for tokens that attention ranks gather, without prompts (0 to 0.8)
+gathered_experts            log by which experts take longer for gathered tokens in steps without prompts (0 to 0.8)
 prompt_step, prompt_layer   a step that no CUDA graph holds: launches (up to 4 ms; up to 120 µs a layer)
 request, token, queue       what a lone request pays: HTTP, tokenisation; and what each other request adds (one process)
 expert_layer                beside it, of models with experts whose kernels prompts launch singly (up to 2 ms a layer)
