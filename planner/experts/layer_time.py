@@ -35,10 +35,14 @@ layer, whose size the crossings do not change. ``stay``: a token goes on from wh
 arXiv:2401.08383): one exchange a layer, of what crosses."""
 
 
-def usual_exchange(can: Parallelism, role: EngineRole, gpus: Sequence[Gpu], network: Network, top_k: int) -> str | None:
-    """What engines of ``role`` that share experts out over ``gpus`` run when nothing is said; None: all of them gather
-    all tokens."""
-    ranks, domain = len(gpus), network.gpus_per_node
+def usual_exchange(
+    can: Parallelism, role: EngineRole, gpus: Sequence[Gpu], network: Network, model: Architecture
+) -> str | None:
+    """What engines of ``role`` that share the experts of ``model`` out over ``gpus`` run when nothing is said; None:
+    all of them gather all tokens."""
+    ranks, domain, top_k = len(gpus), network.gpus_per_node, expert_layer(model).top_k
+    if model.model_type in can.no_exchange:
+        return None
     for name in can.usual_exchanges(role, gpus[0], ranks, domain):
         way = can.exchanges[name]
         reaches = ranks <= domain or fabric_kind(network.fabric) in way.across

@@ -184,8 +184,7 @@ def _clocks(job: PlacementJob, ranks: Ranks, costs: Mapping[str, CostModel]) -> 
 
 def _exchanges(job: PlacementJob, ranks: Ranks) -> dict[EngineRole, str | None]:
     can, gpus = find_framework(job.framework).parallelism, [ranks.catalogue.find_gpu(kind) for kind in ranks.kinds]
-    top_k = job.model.top_k
-    return {role: usual_exchange(can, role, gpus, ranks.network, top_k) for role in job.tokens_per_gpu}
+    return {role: usual_exchange(can, role, gpus, ranks.network, job.architecture) for role in job.tokens_per_gpu}
 
 
 def _decided(job: PlacementJob, clocks: Mapping[EngineRole, LayerClock]) -> Decided:

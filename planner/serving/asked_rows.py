@@ -196,6 +196,7 @@ def asked_row(
         )
         record = as_started({**record, "date": day_or_as_it_is(record.get("date", ""))}, engine, notes)
         framework = find_framework(release_asked(record))
+        drafts = drafts_of(record.get("spec", "")) if drafts else 0
     return AskedRow(
         index,
         named,

@@ -114,7 +114,7 @@ def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: Engi
             raise InputError(f"{name}: {shown(getattr(asked, name))}, but {why}", way)
         return layout, []
     told: list[str] = []
-    exchange = _exchange(layout, asked, experts, on, told)
+    exchange = _exchange(layout, asked, model, on, told)
     like = _priced(exchange)
     eplb, redundant = asked.eplb, asked.redundant
     least = fewest_copies(experts.experts, layout.ep)
@@ -145,7 +145,7 @@ def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: Engi
             others = [
                 name
                 for name in can.exchanges
-                if overlap in can.overlaps_of(name) and refused_exchange(name, layout, asked.role, experts, on) is None
+                if overlap in can.overlaps_of(name) and refused_exchange(name, layout, asked.role, model, on) is None
             ]
             raise InputError(
                 f"overlap: {on.framework.full_name} has no {overlap} with {exchange}",
@@ -153,7 +153,7 @@ def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: Engi
             )
     dispatch = asked.dispatch_tokens or 0
     if dispatch and like != "low_latency":
-        fits = "low_latency" in can.exchanges and not refused_exchange("low_latency", layout, asked.role, experts, on)
+        fits = "low_latency" in can.exchanges and not refused_exchange("low_latency", layout, asked.role, model, on)
         raise InputError(
             f"dispatch_tokens: {dispatch}, but exchange {exchange} has no buffers of a fixed size",
             f"leave dispatch_tokens out{', or give exchange=low_latency' if fits else ''}",
@@ -183,13 +183,13 @@ def kin_told(exchange: str) -> list[str]:
     return [f"exchange {exchange} is priced as {kind.like}, less surely: {kind.source}"] if kind.like else []
 
 
-def _exchange(layout: Layout, asked: WideAsked, experts: MixtureOfExperts, on: EngineMachines, told: list[str]) -> str:
+def _exchange(layout: Layout, asked: WideAsked, model: Architecture, on: EngineMachines, told: list[str]) -> str:
     """Our name of the exchange that was asked for, or that is usual."""
     can, whole = on.framework.parallelism, layout.moe_tp == 1
     if asked.exchange is None:
         usual = can.usual_exchanges(asked.role, on.gpu, layout.ep, on.gpus_per_node) if whole and layout.dp > 1 else ()
         for name in usual:
-            if refused_exchange(name, layout, asked.role, experts, on) is None:
+            if refused_exchange(name, layout, asked.role, model, on) is None:
                 told.append(f"exchange={name}")
                 return name
         return NOTHING
@@ -197,7 +197,7 @@ def _exchange(layout: Layout, asked: WideAsked, experts: MixtureOfExperts, on: E
         return NOTHING
     named = exchanges_called(asked.exchange, on)
     named = [name for name in named if asked.role in can.exchanges[name].roles] or named
-    why = refused_exchange(named[0], layout, asked.role, experts, on)
+    why = refused_exchange(named[0], layout, asked.role, model, on)
     if why is not None:
         raise InputError(f"exchange: {named[0]}: {why[0]}", why[1])
     return named[0]
@@ -227,7 +227,7 @@ def exchanges_called(word: str, on: EngineMachines) -> list[str]:
 
 
 def refused_exchange(
-    name: str, layout: Layout, role: Role, experts: MixtureOfExperts, on: EngineMachines, hints: bool = True
+    name: str, layout: Layout, role: Role, model: Architecture, on: EngineMachines, hints: bool = True
 ) -> tuple[str, str] | None:
     """(why engines of ``role`` do not run the exchange ``name`` so, the way out, which with ``hints`` names others that
     they run); None: they do."""
@@ -235,10 +235,14 @@ def refused_exchange(
     framework, gpu, release = on.framework.full_name, on.gpu, on.framework.release
     ways = on.framework.parallelism.exchanges.items()
     gone = {n for n, o in ways if o.before and not release.older_than(o.before)}
+    experts = experts_of(model)
+    assert experts is not None
+    if model.model_type in on.framework.parallelism.no_exchange:
+        return f"{framework} has no exchange for experts of {model.model_type} (all ranks gather)", "give exchange=none"
 
     def instead() -> str:
         can = [
-            n for n, _ in ways if n != name and hints and refused_exchange(n, layout, role, experts, on, False) is None
+            n for n, _ in ways if n != name and hints and refused_exchange(n, layout, role, model, on, False) is None
         ]
         return f"one of {', '.join((NOTHING, *can))}" if can else "exchange=none"
 

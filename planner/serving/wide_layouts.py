@@ -95,7 +95,7 @@ def check_asked(request: PlanRequest, served: ServedModel, found: WideLayouts) -
         names = exchanges_called(asked.exchange, on)
         gpus = 2 * on.gpus_per_node
         layout = Layout(tp=1, pp=1, dp=gpus, ep=gpus, moe_tp=1)
-        why = refused_exchange(names[0], layout, can[names[0]].roles[-1], experts, on)
+        why = refused_exchange(names[0], layout, can[names[0]].roles[-1], served.model, on)
         if why is not None:
             raise InputError(f"exchange: {names[0]}: {why[0]}", why[1])
     if asked.redundant is not None:
@@ -156,7 +156,7 @@ def _exchange(asked: WideAsked, on: EngineMachines, role: Role, layout: Layout, 
     names = [name for name in names if role in can.exchanges[name].roles]
     if not names:
         names = list(can.usual_exchanges(role, on.gpu, layout.ep, on.gpus_per_node))
-    fitting = (name for name in names if refused_exchange(name, layout, role, experts, on) is None)
+    fitting = (name for name in names if refused_exchange(name, layout, role, model, on) is None)
     return next(fitting, None)
 
 

@@ -109,7 +109,7 @@ def test_the_exchange_is_that_of_an_engine_of_the_role(role: EngineRole, tokens:
     """By hand from the law: nine nodes, eight experts a token in four of eight groups."""
     model, gpu = find_architecture("deepseek-ai/DeepSeek-V3"), find_gpu("H100-SXM")
     network, cost = Network(8, find_fabric("ib-400g")), CostModel(gpu, "sglang", bare)
-    name = usual_exchange(find_framework("sglang").parallelism, role, [gpu] * 72, network, 8)
+    name = usual_exchange(find_framework("sglang").parallelism, role, [gpu] * 72, network, model)
     assert name == {"prefill": "high_throughput", "decode": "low_latency"}[role]
     times = LayerClock(
         model, choose_precision(model), {gpu.name: cost}, (gpu.name,) * 72, network, tokens * 72.0, exchange=name
@@ -126,15 +126,18 @@ def test_the_exchange_is_that_of_an_engine_of_the_role(role: EngineRole, tokens:
 
 
 def test_exchanges_are_those_that_reach(bare: ProfileStore) -> None:
+    deepseek, oss = find_architecture("deepseek-ai/DeepSeek-V3"), find_architecture("openai/gpt-oss-120b")
     can, h100, gb200 = find_framework("vllm").parallelism, find_gpu("H100-SXM"), find_gpu("GB200")
     ib, slow = find_fabric("ib-400g"), find_fabric("ethernet-100g")
-    assert usual_exchange(can, "decode", [h100] * 16, Network(8, ib), 8) == "low_latency"
-    assert usual_exchange(can, "decode", [h100] * 16, Network(8, slow), 8) is None
-    assert usual_exchange(can, "decode", [h100] * 4, Network(8, ib), 8) is None
-    assert usual_exchange(can, "prefill", [gb200] * 16, Network(72, ib), 8) == "nvlink_one_sided"
+    assert usual_exchange(can, "decode", [h100] * 16, Network(8, ib), deepseek) == "low_latency"
+    assert usual_exchange(can, "decode", [h100] * 16, Network(8, slow), deepseek) is None
+    assert usual_exchange(can, "decode", [h100] * 4, Network(8, ib), deepseek) is None
+    assert usual_exchange(can, "prefill", [gb200] * 16, Network(72, ib), deepseek) == "nvlink_one_sided"
+    assert usual_exchange(find_framework("sglang").parallelism, "decode", [h100] * 16, Network(8, ib), oss) is None
+    assert usual_exchange(can, "decode", [h100] * 16, Network(8, ib), oss) == "low_latency"
     few = find_framework("trtllm").parallelism
-    assert usual_exchange(few, "decode", [gb200] * 8, Network(72, ib), 8) is None
-    assert usual_exchange(few, "decode", [gb200] * 16, Network(72, ib), 8) == "nvlink_one_sided"
+    assert usual_exchange(few, "decode", [gb200] * 8, Network(72, ib), deepseek) is None
+    assert usual_exchange(few, "decode", [gb200] * 16, Network(72, ib), deepseek) == "nvlink_one_sided"
 
 
 def test_faster_gpus_have_a_higher_speed(mixtral: Architecture, bare: ProfileStore) -> None:

@@ -125,3 +125,21 @@ def test_plans_refuse_what_no_engine_can_be_in_the_words_of_predictions(change: 
     with pytest.raises(InputError, match=says) as caught:
         plan(request)
     assert "48" not in str(caught.value.hint)  # GPUs that the cluster does not have
+
+
+def test_models_that_no_exchange_reaches_gather() -> None:
+    """SGLang's gpt-oss: nothing said gathers, and a named exchange is refused by name."""
+    model = {
+        "model": "openai/gpt-oss-120b",
+        "gpu": "MI355X",
+        "dp": "8",
+        "ep": "8",
+        "redundant": "",
+        "concurrency": "512",
+    }
+    model["gpu_memory_utilization"] = ""
+    said, named, vllm = asked(model, model | {"exchange": "mori"}, model | {"framework": "vllm"}).itertuples()
+    assert said.error == ""
+    assert "exchange=" not in said.note
+    assert "SGLang has no exchange for experts of gpt_oss (all ranks gather)" in re.sub(r" 0\.\S+", "", named.error)
+    assert "exchange=mori_low_latency" in vllm.note
