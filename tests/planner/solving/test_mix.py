@@ -65,7 +65,7 @@ def agree(seeds: range, *, changed: Changed = lambda _, asked: asked) -> None:
 
 
 def test_the_optimum_of_small_questions_is_that_of_all_fleets() -> None:
-    agree(range(30))
+    agree(range(12))
 
 
 def test_so_it_is_where_zones_may_be_lost() -> None:
@@ -97,11 +97,11 @@ def stand(seeds: range, lost: int = 1) -> tuple[int, int]:
 
 
 def test_engines_stand_so_that_any_node_may_be_lost() -> None:
-    tried, optimal = stand(range(8))
-    assert optimal == tried > 5
+    tried, optimal = stand(range(4))
+    assert optimal == tried > 2
 
 
-@pytest.mark.parametrize("seeds", [range(12), range(13, 14), range(31, 32), range(155, 156)])
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 12), marks=pytest.mark.slow)])
 def test_engines_stand_so_that_any_two_nodes_may_be_lost(seeds: range) -> None:
     tried, optimal = stand(seeds, lost=2)
     assert optimal == tried > len(seeds) / 2
@@ -110,7 +110,7 @@ def test_engines_stand_so_that_any_two_nodes_may_be_lost(seeds: range) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [1, 2])
 def test_so_they_do_in_many_questions(lost: int) -> None:
-    tried, optimal = stand(range(8, 160), lost)
+    tried, optimal = stand(range(4, 160), lost)
     assert optimal > 0.98 * tried > 100
 
 
