@@ -72,9 +72,10 @@ class UnknownName(InputError):
         self, field: str, value: str, known: Iterable[str], more: str = "", *, aliases: Mapping[str, str] | None = None
     ) -> None:
         nearest, there = near(value, known, aliases)
+        listed = not nearest and more.startswith("choose from ")  # all of them, as ``there`` would
         super().__init__(
             f"{field}: {shown(value)} is not known",
-            there + (f"; {more}" if more else ""),
+            more if listed else there + (f"; {more}" if more else ""),
             field=field,
             value=value,
             nearest=nearest,

@@ -1,16 +1,23 @@
-"""Shared by all tests: fitted forests go to a folder of the run, unless $SHARDWRIGHT_CACHE says where."""
+"""Shared by all tests: where fitted forests go, and which files are collected."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from costmodels.kernels.on_disk import CACHE_VARIABLE
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``test_*_slow.py`` holds slow tests alone, whose very collection takes minutes: left out where they are."""
+    return True if collection_path.stem.endswith("_slow") and config.option.markexpr == "not slow" else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_test_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fitted forests go to a folder of the run, unless $SHARDWRIGHT_CACHE says where."""
     if CACHE_VARIABLE in os.environ:
         return
     base = tmp_path_factory.getbasetemp()

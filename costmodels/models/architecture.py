@@ -17,13 +17,10 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.models.mixers import (
-    CompressedAttention,
+    Alone,
     HyperConnections,
-    KimiDeltaAttention,
-    Mamba,
     Mamba2,
     Mixer,
-    NoMixer,
     PerLayerInputs,
     Weights,
 )
@@ -237,18 +234,7 @@ def _cached(attention: GroupedQueryAttention, tp: Ints) -> Floats:
     return np.asarray(np.maximum(attention.kv_heads / tp, 1.0) * width)
 
 
-Attention = (
-    GroupedQueryAttention
-    | LatentAttention
-    | GatedDeltaNet
-    | BlockSparseAttention
-    | ParallelMixers
-    | CompressedAttention
-    | KimiDeltaAttention
-    | Mamba
-    | Mamba2
-    | NoMixer
-)
+Attention = GroupedQueryAttention | LatentAttention | GatedDeltaNet | BlockSparseAttention | ParallelMixers | Alone
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,10 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma3n_text": {"tie_word_embeddings": True},
     **{
         family: {"tie_word_embeddings": True}
-        for family in ("bloom", "falcon", "gpt2", "gpt_bigcode", "mpt", "minicpm", "phi3small")
+        for family in (
+            *("bloom", "falcon", "gpt2", "gpt_bigcode", "mpt", "minicpm", "phi3small"),
+            *("lfm2", "lfm2_moe", "mamba"),
+        )
     },
 }
 

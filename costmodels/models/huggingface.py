@@ -28,6 +28,7 @@ from costmodels.models.architecture import (
 from costmodels.models.audio import audio_parameters
 from costmodels.models.config_fields import Fields, respelled
 from costmodels.models.mixers import CompressedAttention
+from costmodels.models.model_names import unmodelled
 from costmodels.models.module_names import parts_of
 from costmodels.models.quantization import Storage, storage
 from costmodels.models.reading import READERS, Decoder, Layers
@@ -52,6 +53,12 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
     fields = Fields(text, name)
     reader = READERS.get(fields.model_type)
     if reader is None:
+        if (have := unmodelled(model_type=str(fields.model_type))) is not None:
+            raise Unsupported(
+                f"{name}: config key 'model_type' = {shown(fields.model_type)} has {have}: not modelled",
+                "choose another model; `plan models` lists those that are",
+                model_type=fields.model_type,
+            )
         known = {*READERS, *TOWERS}
         raise Unsupported(
             f"{name}: config key 'model_type' = {shown(fields.model_type)} has no reader",

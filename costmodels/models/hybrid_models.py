@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from costmodels.models.architecture import Attention, DenseFeedForward, FeedForward, NoFeedForward, ParallelMixers
 from costmodels.models.config_fields import MOST_LAYERS, Fields
-from costmodels.models.mixers import KimiDeltaAttention, Mamba, Mamba2, NoMixer
+from costmodels.models.mixers import KimiDeltaAttention, Mamba, Mamba2, NoMixer, ShortConvolution
 from costmodels.models.reading import (
     Decoder,
     Layers,
@@ -188,6 +188,75 @@ def _jamba(fields: Fields) -> Decoder:
     experts = expert_layer(fields, "num_experts", "intermediate_size")
     sparse = [layer % period == offset for layer in range(count)]
     return Decoder(with_experts(mixers, sparse, experts, lambda: dense_layer(fields)))
+
+
+@reads("mamba", "falcon_mamba")
+def _mamba(fields: Fields) -> Decoder:
+    """Nothing but state spaces; Falcon-Mamba's norms on step, B and C have no weights (arXiv:2410.05355 §2)."""
+    hidden = fields.size("hidden_size")
+    mamba = Mamba(
+        fields.size("intermediate_size", fields.size("expand", 2) * hidden),
+        fields.size("state_size", 16),
+        fields.size("time_step_rank", -(-hidden // 16)),
+        fields.size("conv_kernel", 4),
+        _STATE_BYTES[fields.choice("mamba_ssm_cache_dtype", "bfloat16", _STATE_BYTES)],
+        fields.flag("use_conv_bias", True),
+        fields.flag("use_bias"),
+        norms=False,
+    )
+    fields.inert("expand", r"time_step_\w+")
+    return Decoder([(mamba, NoFeedForward())] * fields.layers(), norms=1)
+
+
+@reads("mamba2")
+def _mamba2_alone(fields: Fields) -> Decoder:
+    """The same of Mamba-2 (Mamba-Codestral)."""
+    mamba = Mamba2(
+        fields.size("num_heads"),
+        fields.size("head_dim"),
+        fields.size("n_groups", 8),
+        fields.size("state_size", 128),
+        fields.size("conv_kernel", 4),
+        _STATE_BYTES[fields.choice("mamba_ssm_cache_dtype", "bfloat16", _STATE_BYTES)],
+        fields.flag("use_conv_bias", True),
+        fields.flag("use_bias"),
+    )
+    fields.inert("expand", "intermediate_size", "chunk_size", "norm_before_gate", "rms_norm", r"time_step_\w+")
+    return Decoder([(mamba, NoFeedForward())] * fields.layers(), norms=1)
+
+
+@reads("lfm2", "lfm2_moe")
+def _lfm2(fields: Fields) -> Decoder:
+    """Short convolutions between gates, and attention as ``layer_types`` or ``full_attn_idxs`` say; experts behind
+    the first ``num_dense_layers``."""
+    count = fields.layers()
+    attention = grouped_query(fields, head_dim=even_head_dim(fields), qk_norm="head")(0)
+    convolution = ShortConvolution(fields.size("hidden_size"), fields.size("conv_L_cache", 3), fields.flag("conv_bias"))
+    full = set(fields.sequence("full_attn_idxs"))
+    kinds = fields.sequence("layer_types") or ["full_attention" if i in full else "conv" for i in range(count)]
+    check_layer_types(fields, kinds, ("conv", "full_attention"))
+    mixers: list[Attention] = [convolution if kind == "conv" else attention for kind in kinds]
+    fields.inert(r"block_\w+", "conv_dim", r"conv_use_\w+", "full_attn_idxs", "theta")
+    span = convolution.conv_kernel
+    told = f"convolutions over {span} tokens are taken to last as long as those over 4, which were measured"
+    notes = (told,) if span < 4 else ()
+    if fields.model_type == "lfm2":
+        return Decoder([(mixer, DenseFeedForward(_lfm2_width(fields))) for mixer in mixers], notes=notes)
+    experts = expert_layer(
+        fields, "num_experts", "moe_intermediate_size", router_bias=fields.flag("use_expert_bias", True)
+    )
+    sparse = [i >= fields.number("num_dense_layers") for i in range(count)]
+    return Decoder(with_experts(mixers, sparse, experts, lambda: dense_layer(fields)), notes=notes)
+
+
+def _lfm2_width(fields: Fields) -> int:
+    """Two thirds of what the config says, up to a whole multiple, unless it says that it means what it says."""
+    width = fields.size("intermediate_size")
+    if not fields.flag("block_auto_adjust_ff_dim", True):
+        return width
+    share = fields.factor("block_ffn_dim_multiplier") if fields.has("block_ffn_dim_multiplier") else 1.0
+    whole = fields.size("block_multiple_of", 256)
+    return -(-int(share * int(2 * width / 3)) // whole) * whole
 
 
 @reads("kimi_linear")

@@ -119,6 +119,7 @@ class Mamba(Mixer):
     state_bytes: int
     conv_bias: bool = True
     bias: bool = False
+    norms: bool = True  # on step, B and C
     kind: ClassVar[str] = "Mamba"
 
     @property
@@ -132,7 +133,7 @@ class Mamba(Mixer):
         return (
             Weights("attention_qkv", hidden * 2 * self.inner, self.inner),
             Weights("16-bit", self.inner * (selected + self.step_rank) + small, self.inner),
-            Weights("16-bit", selected, 1),
+            Weights("16-bit", selected if self.norms else 0, 1),
             Weights("attention_output", self.inner * hidden, self.inner),
             Weights("16-bit", 2 * self.inner if self.bias else 0, self.inner),
             Weights("16-bit", hidden if self.bias else 0, 1),
@@ -141,6 +142,34 @@ class Mamba(Mixer):
     def cache_bytes(self, tokens: Floats, tp: Ints, element_bytes: float) -> Floats:
         convolution = (self.conv_kernel - 1) * CONVOLUTION_BYTES
         return np.asarray(self.inner * (self.state * self.state_bytes + convolution) / tp)
+
+
+@dataclass(frozen=True)
+class ShortConvolution(Mixer):
+    """A causal convolution over ``conv_kernel`` tokens between two gates, all from one projection (LFM2): the last
+    inputs of each channel, in place of a KV cache."""
+
+    channels: int
+    conv_kernel: int
+    bias: bool = False  # of the projections and of the convolution
+    kind: ClassVar[str] = "short convolution"
+
+    @property
+    def heads(self) -> int:  # type: ignore[override]
+        """Of which GPUs take equal shares: channels."""
+        return self.channels
+
+    def weights(self, hidden: int) -> tuple[Weights, ...]:
+        small = self.channels * (self.conv_kernel + (4 if self.bias else 0))  # of three projections, too
+        return (
+            Weights("attention_qkv", hidden * 3 * self.channels, self.channels),
+            Weights("16-bit", small, self.channels),
+            Weights("attention_output", self.channels * hidden, self.channels),
+            Weights("16-bit", hidden if self.bias else 0, 1),
+        )
+
+    def cache_bytes(self, tokens: Floats, tp: Ints, element_bytes: float) -> Floats:
+        return np.asarray(self.channels * (self.conv_kernel - 1) * CONVOLUTION_BYTES / tp)
 
 
 @dataclass(frozen=True)
@@ -282,3 +311,7 @@ class HyperConnections:
     def head_parameters(self, hidden: int) -> int:
         """Of the collapse before the head."""
         return self.streams * self.streams * hidden + self.streams + 1
+
+
+Alone = CompressedAttention | KimiDeltaAttention | Mamba | Mamba2 | ShortConvolution | NoMixer
+"""Those beside which a layer has no attention."""

@@ -32,12 +32,20 @@ def own_cache(model: str) -> str | None:
     return next((each["precision"] for each in _facts()["caches"] if re.match(each["names"], model)), None)
 
 
+def unmodelled(model: str = "", model_type: str = "") -> str | None:
+    """What a model that is called so, or whose config.json says so, has that is not modelled; None: nobody knows."""
+    for each in _facts()["unmodelled"]:
+        if re.fullmatch(each["names"], model, re.IGNORECASE) or model_type in each["model_types"]:
+            return str(each["have"])
+    return None
+
+
 @cache
 def _facts() -> Mapping[str, Any]:
     return shipped(
         _FILE,
         lambda document: (
-            {key: document[key] for key in ("organizations", "tunings", "formats", "caches")}
+            {key: document[key] for key in ("organizations", "tunings", "formats", "caches", "unmodelled")}
             | {key: {name.casefold(): entry for name, entry in document[key].items()} for key in ("relatives", "short")}
         ),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from costmodels.models.architecture import Attention, DenseFeedForward, FeedForward, MixtureOfExperts, ParallelMixers
-from costmodels.models.mixers import CompressedAttention, Mamba, Mamba2, NoMixer
+from costmodels.models.mixers import CompressedAttention, Mamba, Mamba2, NoMixer, ShortConvolution
 from profiles.errors import InputError
 
 _ATTENTION: dict[str, tuple[str, ...]] = {
@@ -25,6 +25,7 @@ _STATE_SPACE = {
     "attention_qkv": ("mixer.in_proj", "mamba.in_proj"),
     "attention_output": ("mixer.out_proj", "mamba.out_proj"),
 }
+_SHORT_CONVOLUTION = {"attention_qkv": ("conv.in_proj",), "attention_output": ("conv.out_proj",)}
 _FEED_FORWARD: dict[str, tuple[str, ...]] = {
     "dense": ("mlp.down_proj", "feed_forward.down_proj", "mixer.down_proj", "ffn.w2"),
     "experts": (
@@ -55,6 +56,8 @@ def parts_of(attention: Attention, ffn: FeedForward) -> dict[str, tuple[str, ...
     found: dict[str, tuple[str, ...]] = {}
     if isinstance(attention, Mamba | Mamba2):
         found |= _STATE_SPACE
+    elif isinstance(attention, ShortConvolution):
+        found |= _SHORT_CONVOLUTION
     elif isinstance(attention, ParallelMixers):
         found |= {part: names + _STATE_SPACE[part] for part, names in _ATTENTION.items()}
     elif isinstance(attention, CompressedAttention):

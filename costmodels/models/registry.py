@@ -16,9 +16,9 @@ from typing import Any
 
 from costmodels.models.architecture import Architecture, CacheScheme
 from costmodels.models.huggingface import parse_config
-from costmodels.models.model_names import Reading, folded, own_cache, readings, spellings
+from costmodels.models.model_names import Reading, folded, own_cache, readings, spellings, unmodelled
 from costmodels.models.precision import REPUBLISHED
-from profiles.errors import DataError, InputError, UnknownName
+from profiles.errors import DataError, InputError, UnknownName, Unsupported
 from profiles.files import MIB, Source
 from profiles.markup import read_json
 from profiles.shipped import BROKEN
@@ -51,7 +51,8 @@ def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
     name of a checkpoint of which another is bundled (:mod:`costmodels.models.model_names`; ``notes`` then say which);
     or the path of a ``config.json`` or of a folder that has one (unless ``allow_paths`` is false: a service
     should not read whatever path a stranger names). Raises :class:`UnknownName` (the hint has the nearest
-    names), and what :func:`~costmodels.models.huggingface.parse_config` raises.
+    names), :class:`Unsupported` where its layers are known and not modelled, and what
+    :func:`~costmodels.models.huggingface.parse_config` raises.
     """
     names = _index()
     found = names.get(model.casefold())
@@ -63,6 +64,10 @@ def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
     understood = _understood(model)
     if understood is not None:
         return understood
+    if (have := unmodelled(model)) is not None:
+        raise Unsupported(
+            f"model: {shown(model)} has {have}: not modelled", "choose another one; `plan models` lists those that are"
+        )
     fetch = f"hf download {model} config.json --local-dir DIR" if _ON_THE_HUB.fullmatch(model) else ""
     way_out = "the path of a config.json, or of the folder that holds it, works too" if allow_paths else ""
     raise UnknownName(

@@ -1,13 +1,20 @@
-"""The short causal convolution in front of state spaces and of some linear attention."""
+"""The short causal convolution: in front of state spaces and of some linear attention, or between two gates alone."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
+from costmodels.models.mixers import ShortConvolution
+from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
+from costmodels.operations.gemm import ask_product
+from costmodels.operations.layers import Rule, Widths, heads_divide
+from costmodels.operations.mixers import MixerKind
 from costmodels.operations.phases import over_state
-from costmodels.operations.questions import LayerStep
+from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep
 from costmodels.operations.roofline import Columns, Hardware, Work, code, floats
 from costmodels.operations.shape_features import Features, logs
 
@@ -47,4 +54,27 @@ def ask_convolution(step: LayerStep, channels: Ints, count: float) -> None:
     step.recur(PREFILL, DECODE, count, dtype=code("dtype", "bf16"), channels=channels)
 
 
-FAMILY = OperationFamily("short_conv", (PREFILL, DECODE))
+class ShortConvolutionKind(MixerKind[ShortConvolution]):
+    """Channels are split. A convolution over three tokens is asked as one over four, which keeps a token more."""
+
+    layer = ShortConvolution
+
+    def ask(self, step: LayerStep, layer: ShortConvolution, count: int) -> None:
+        precision, tokens, hidden = step.split.precision, step.batch.tokens, step.split.hidden
+        channels = np.maximum(layer.channels // step.split.layouts.tp, 1)
+        ask_product(step, precision.attention_qkv, tokens, 3 * channels, hidden, count)
+        gated = (tokens * channels).astype(np.float64) * 3 * ACTIVATION_BYTES  # two read, one written
+        step.work.touch(gated, 1, count)
+        ask_convolution(step, channels, count)
+        step.work.touch(gated, 1, count)
+        ask_product(step, precision.attention_output, tokens, hidden, channels, count)
+        step.reduce(count)
+
+    def widths(self, layer: ShortConvolution) -> Widths:
+        return Widths("convolutions between gates", (layer.conv_kernel,), ((CONV - 1,), (CONV,)))
+
+    def rules(self, layer: ShortConvolution, precision: Precision) -> Iterator[Rule]:
+        yield heads_divide(layer.heads, "channels of the convolutions")
+
+
+FAMILY = OperationFamily("short_conv", (PREFILL, DECODE), (ShortConvolutionKind(),))

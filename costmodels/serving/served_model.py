@@ -131,6 +131,7 @@ class ServedModel:
             self.model.is_moe,
             launched,
             launching_us,
+            can.gathered_slowly is not None and can.gathered_slowly.holds(self.gpu, self.precision.of("experts")),
         )
 
     @property

@@ -97,7 +97,8 @@ def step_times(
     shared = asked["gemm"]
     hidden = np.where(graphs, np.minimum(shared.waiting, routed.alone), 0.0)
     after = 1 - np.divide(hidden, shared.alone, out=np.zeros(n), where=shared.alone > 0)
-    seen = {"moe": np.exp(calibration.uneven_experts * uneven), "gemm": after}
+    gathered = np.where(layouts.gathering & (batch.prefills == 0), calibration.gathered_experts, 0.0)
+    seen = {"moe": np.exp(calibration.uneven_experts * uneven + gathered), "gemm": after}
     by_part: dict[str, list[Estimates]] = {
         part: [
             alone(asked[name].time).scaled(calibration.factor(name, batch.prefills) * seen.get(name, 1.0))

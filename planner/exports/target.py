@@ -64,7 +64,7 @@ class Target(ABC):
     @property
     def otherwise(self) -> str:
         """The way out where no target can express the document."""
-        return "plan otherwise"
+        return "leave what this names out of the request, plan again, and export that"
 
     @abstractmethod
     def files(self) -> dict[str, str]:

@@ -50,7 +50,9 @@ FindModel = Callable[[str, str], Architecture]
 FindWorkload = Callable[[str], Workload]
 FindLoads = Callable[[Architecture], "Loads"]
 
-Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool, bool, OperatingState | None]
+Group = tuple[
+    str, str, str, str | None, str | None, PromptImages | None, bool, bool, OperatingState | None, bool | None
+]
 """What rows that are predicted together share."""
 
 TOTAL = "total_gpus"
@@ -114,7 +116,8 @@ class AskedRow:
     @property
     def group(self) -> Group:
         engine = self.model, self.gpu, self.framework, self.precision, self.kv_precision
-        return (*engine, self.images, self.greedy, self.workload.speculation is not None, self.state)
+        loaded = self.images, self.greedy, self.workload.speculation is not None
+        return (*engine, *loaded, self.state, self.recipe.chunked_prefill)
 
     @property
     def greedy(self) -> bool:
@@ -196,6 +199,7 @@ def asked_row(
         )
         record = as_started({**record, "date": day_or_as_it_is(record.get("date", ""))}, engine, notes)
         framework = find_framework(release_asked(record))
+        drafts = drafts_of(record.get("spec", "")) if drafts else 0
     return AskedRow(
         index,
         named,

@@ -30,7 +30,6 @@ _BESIDE = 200  # tokens that the longest request is taken to be longer than prom
 _NARROW = re.compile(r"(fp|int|mxfp|nvfp)[48]|w[48]a|awq|gptq", re.ASCII)
 """Weights of 8 and 4 bits."""
 _ROUND = 64  # tokens that a budget of one prompt is rounded up to, beside as many to spare
-_DRAFTED, _DRAFTED_APART = 3, 1  # tokens a step where the model drafts, and with attention data parallelism
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ class CampaignRecipe(BaseModel):
     tp: int | None = None
     attention_dp: bool = False
     drafts: bool | None = None
+    drafted: int = 0
     isl: int | None = None
     osl: int | None = None
     below_tp: int | None = None
@@ -107,8 +107,7 @@ class CampaignRecipe(BaseModel):
         if steps:
             out["polling_interval"] = str(steps[-1])
         if self.max_num_batched_tokens == ONE_PROMPT:
-            drafted = (_DRAFTED_APART if engine.dp > 1 else _DRAFTED) if engine.drafts else 0
-            whole = engine.isl + engine.users // engine.dp * (1 + drafted) + _ROUND
+            whole = engine.isl + engine.users // engine.dp * (1 + self.drafted) + _ROUND
             tokens = -(-whole // _ROUND) * _ROUND
             late = self.since is None or date >= self.since.isoformat()
             out["max_num_batched_tokens"] = str(max(tokens, self.fewest if late else 0))
@@ -120,6 +119,8 @@ class CampaignRecipe(BaseModel):
             out["gpu_memory_utilization"] = f"{self.gpu_memory_utilization:g}"
         if self.kv_precision:
             out["kv_precision"] = self.kv_precision
+        if self.drafted:
+            out["spec"] = f"mtp{self.drafted}"
         return out
 
 
@@ -184,7 +185,8 @@ def as_started(record: Mapping[str, str], engine: CampaignEngine, notes: list[st
         out[COLD] = "0"
     said = recipe.said(engine, record.get("date", "")) if recipe is not None else {}
     said = {**said, **narrow_cache(engine.weights, campaign.narrow_cache), **said}
-    said = {name: text for name, text in said.items() if not record.get(name)}
+    bare = ("spec",) if not any(letter.isdigit() for letter in record.get("spec", "")) else ()
+    said = {name: text for name, text in said.items() if name in bare or not record.get(name)}
     if said:
         told = ", ".join(f"{name}={text}" for name, text in said.items())
         by = f" ({recipe.script})" if recipe is not None else ""

@@ -121,6 +121,7 @@ def served_on(
     network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric), topology)
     drafting = workload is not None and workload.speculation is not None and model.draft is not None
     images = None if workload is None else prompt_images(workload, model)
+    framework = framework.serving(model.max_context_tokens, latent=model.is_latent)
     return ServedModel(model, precision, framework, cost, network, images, drafting, state=state)
 
 

@@ -272,8 +272,10 @@ class _Desk:
 
 def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[AskedRow]) -> None:
     out, catalogue = desk.out, desk.catalogue
-    _, gpu_name, framework_at, weights, kv, images, greedy, speculative, state = group
+    _, gpu_name, framework_at, weights, kv, images, greedy, speculative, state, cut = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
+    if not cut:
+        framework = framework.serving(model.max_context_tokens, latent=model.is_latent)
     families().require_measured_widths(model)
     precision, kept = precision_on(framework, gpu, model, weights, kv, ran=desk.ran)
     framework.check_runs(precision, gpu)
@@ -358,15 +360,16 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
         room.used_bytes[fits],
         room.running[fits],
     )
-    loops: dict[tuple[str, Speculation | None], list[int]] = {}
+    usual = served.framework.defaults.draft_tokens
+    loops: dict[tuple[str, Speculation | None, int], list[int]] = {}
     for i, engine in enumerate(kept):
         work = engine.row.workload
         if engine.row.in_lock_step or (desk.loops is not None and engine.row.plays_alone):
-            loops.setdefault((work.routing, work.speculation), []).append(i)
-    for (routing, _), indices in loops.items():
+            loops.setdefault((work.routing, work.speculation, engine.row.drafted(usual)), []).append(i)
+    for (routing, _, _), indices in loops.items():
         chosen = np.array(indices)
         picked = [kept[i] for i in indices]
-        load = load_of(picked, running[chosen], served.framework.defaults.draft_tokens)
+        load = load_of(picked, running[chosen], usual)
         drafting = picked[0].row.workload.shape.drafting
         if desk.loops is not None:
             index = np.array([engine.row.index for engine in picked])

@@ -6,9 +6,11 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from command import Ran, Runner, Stub
 from databases import Postgres, postgres
+from service import served
 
 from api.cli import main as cli
 from planner.serving import planning
@@ -48,3 +50,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'service.db'}"
     server: Postgres = request.getfixturevalue("postgres_server")
     return server.fresh(f"t{secrets.token_hex(6)}")
+
+
+@pytest.fixture(scope="module")
+def asked_server() -> Iterator[str]:
+    """Address of a service that answers what the REST contract's tests ask."""
+    from asked_of_rest import APP  # schemathesis takes seconds to import, which no other test should pay
+
+    with served(APP) as address:
+        httpx.get(f"{address}/healthz", timeout=300, trust_env=False)  # seconds, once
+        yield address

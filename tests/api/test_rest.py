@@ -315,6 +315,11 @@ def test_schemas_are_those_of_the_command_line(client: Client) -> None:
         assert client.get(each["path"]).json()["$id"].endswith(f":{each['schema_version']}")
 
 
+def test_a_word_like_none_that_is_known_is_told_all_once(client: Client) -> None:
+    document = problem(client.plan(json={**ASKED, "disaggregation": "maybe"}), 422, "unknown-name")
+    assert document["hint"] == "choose from auto, never, always"
+
+
 def test_an_unknown_schema_is_told_the_nearest(client: Client) -> None:
     document = problem(client.get("/v1/schemas/serving-reqest"), 404, "not-found")
     assert document["detail"] == "schema: 'serving-reqest' is not known"

@@ -2,93 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, settings
+from asked_of_rest import APP, CHECKS, LARGE, WHOLE, api, check, drawn, many
+from hypothesis import settings
 from schemathesis import Case
-from schemathesis.checks import not_a_server_error
 from schemathesis.generation.stateful.state_machine import APIStateMachine
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    negative_data_rejection,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-    unsupported_method,
-)
-from service import StubPlanner, served
-
-from api.rest.app import create_app
-
-CHECKS = (
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    negative_data_rejection,
-    unsupported_method,
-)
 
 
-APP = create_app(StubPlanner().kinds())
-api = schemathesis.openapi.from_dict(APP.openapi())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with served(APP) as address:
-        httpx.get(f"{address}/healthz", timeout=300, trust_env=False)  # seconds, once
-        yield address
-
-
-def check(case: Case[Any], server: str) -> None:
-    case.call_and_validate(base_url=server, checks=list(CHECKS))
-
-
-many = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-
-WHOLE = "^/v1/(simulations|exports|comparisons|checks)$"
-"""What a whole plan goes into: minutes to make up and to shrink."""
-
-LARGE = "^/v1/(plans|predictions|power-plans)$"
-"""Requests of so many fields that going through every field's boundaries is 6,000 to 8,000 cases each, four fifths of
-all the time that this file takes. They are made up at random here, and gone through in the slow tests."""
-
-drawn = schemathesis.openapi.from_dict(
-    APP.openapi(), config=schemathesis.Config.from_dict({"phases": {"coverage": {"enabled": False}}})
-)
-
-
-@api.exclude(path_regex=WHOLE, method="POST").exclude(path_regex=LARGE, method="POST").parametrize()
+@drawn.exclude(path_regex=WHOLE, method="POST").exclude(path_regex=LARGE, method="POST").parametrize()
 @many
-def test_every_answer_is_one_that_openapi_promises(case: Case[Any], server: str) -> None:
-    check(case, server)
-
-
-@pytest.mark.slow
-@drawn.include(path_regex=LARGE, method="POST").parametrize()
-@many
-def test_and_so_where_the_request_is_large(case: Case[Any], server: str) -> None:
-    check(case, server)
-
-
-@pytest.mark.slow
-@api.include(path_regex=LARGE, method="POST").parametrize()
-@many
-def test_and_so_at_every_boundary_of_a_large_request(case: Case[Any], server: str) -> None:
-    check(case, server)
-
-
-@pytest.mark.slow
-@api.include(path_regex=WHOLE, method="POST").parametrize()
-@many
-def test_and_so_where_a_whole_plan_is_asked_about(case: Case[Any], server: str) -> None:
-    check(case, server)
+def test_every_answer_is_one_that_openapi_promises(case: Case[Any], asked_server: str) -> None:
+    check(case, asked_server)
 
 
 def stateful(server: str) -> type[APIStateMachine]:
@@ -120,5 +46,5 @@ def test_every_link_leads_somewhere() -> None:
 
 
 @pytest.mark.slow
-def test_answers_that_lead_to_others_keep_what_openapi_promises(server: str) -> None:
-    stateful(server).run(settings=settings(many, max_examples=30, stateful_step_count=8))
+def test_answers_that_lead_to_others_keep_what_openapi_promises(asked_server: str) -> None:
+    stateful(asked_server).run(settings=settings(many, max_examples=30, stateful_step_count=8))

@@ -25,6 +25,7 @@ CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
     ("sampled", 0.010, 0.008, 0.0, 0.05),
     ("block_experts", 0.0, 0.05, 0.0, 0.5),
     ("uneven_experts", 0.0, 0.4, 0.0, 1.5),
+    ("gathered_experts", 0.0, 0.4, 0.0, 0.8),
     ("prompt_step", 0.5, 0.7, 0.0, 4.0),
     ("prompt_step_per_layer", 0.03, 0.03, 0.0, 0.12),
     ("request", 10.0, 10.0, 0.0, 120.0),
@@ -35,7 +36,7 @@ CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
     ("first", 500.0, 1000.0, 0.0, 6000.0),
     ("first_on_amd", 4.0, 2.0, 1.0, 12.0),
     ("rank_steps", 5.0, 20.0, 0.0, 60.0),
-    ("acceptance", 0.5, 0.2, 0.0, 0.95),
+    ("acceptance", 0.6, 0.6, 0.0, 0.95),
 )
 NAMES = tuple(entry[0] for entry in CONSTANTS)
 START, WIDTH, LEAST, MOST = (np.array([entry[i] for entry in CONSTANTS]) for i in (1, 2, 3, 4))
@@ -75,28 +76,31 @@ def steps_ms(c: OfRuns, runs: MeasuredRuns) -> tuple[Floats, Floats]:
     """(decode steps per token [n, decode levels], prompts [n, prompt levels]) in ms."""
     layers = runs.layers[:, None].astype(np.float64)
 
-    def kernels(parts: Floats, uneven: Floats, moe: str) -> Floats:
+    def kernels(parts: Floats, longer: Floats, moe: str) -> Floats:
         names = [moe if part == "moe" else part for part in PARTS]
         factors = np.exp(c.values[:, [NAMES.index(name) for name in names]])
-        more = np.expm1(c["uneven_experts"] * uneven) * factors[:, MOE : MOE + 1] * parts[:, :, MOE]
+        more = np.expm1(longer) * factors[:, MOE : MOE + 1] * parts[:, :, MOE]
         return np.asarray((parts @ factors[:, :, None])[:, :, 0] + more)
 
+    uneven = c["uneven_experts"] * runs.uneven
+    gathered = np.where(runs.gathered_slowly[:, None], c["gathered_experts"], 0.0)
     blocks = np.where(runs.slow_blocks[:, None], c["block_experts"], 0.0)
     host = c["step"] + (c["step_per_layer"] + blocks) * layers
     sequence = c["step_per_sequence"] + np.where(runs.greedy[:, None], 0.0, c["sampled"]) + runs.sequence_ms[:, None]
     decode = np.exp(c.step)[:, None] * (
-        kernels(runs.parts_ms[:, :DECODE_LEVELS], runs.uneven[:, :DECODE_LEVELS], "moe") + host
+        kernels(runs.parts_ms[:, :DECODE_LEVELS], uneven[:, :DECODE_LEVELS] + gathered, "moe") + host
     )
     beside = c.layer[:, None] * layers
     decode = np.maximum(decode + beside + sequence * runs.decode_batch, LEAST_STEP_MS)
     first = host + c["prompt_step"] + c["prompt_step_per_layer"] * layers
     prompt = np.exp(c.prompts)[:, None] * (
-        kernels(runs.parts_ms[:, DECODE_LEVELS:], runs.uneven[:, DECODE_LEVELS:], "moe_prompts") + first
+        kernels(runs.parts_ms[:, DECODE_LEVELS:], uneven[:, DECODE_LEVELS:], "moe_prompts") + first
     )
     prompt = no_earlier(prompt, runs.launching_ms[:, None])
     prompt = prompt + beside + sequence * np.where(runs.mixed[:, None], runs.decode_batch[:, -1:], 0.0)
     prompt = np.maximum(prompt, LEAST_STEP_MS)
-    return decode / c.tokens_per_step(runs)[:, None], prompt * runs.chunks[:, None]
+    longer = 1 + runs.load.drafted[:, None] / layers  # a drafted token takes as long as a layer
+    return longer * decode / c.tokens_per_step(runs)[:, None], longer * prompt * runs.chunks[:, None]
 
 
 def front_ms(c: OfRuns, runs: MeasuredRuns, tpot_ms: Floats) -> Floats:
@@ -171,6 +175,7 @@ IN_CALIBRATION = {
     "sampled": "sampled_us_per_sequence",
     "block_experts": "block_experts_us_per_layer",
     "uneven_experts": "uneven_experts",
+    "gathered_experts": "gathered_experts",
     "prompt_step": "prompt_step_us",
     "prompt_step_per_layer": "prompt_step_us_per_layer",
     "request": "request_us",

@@ -200,6 +200,7 @@ def _calibration(
             "sampled_us_per_sequence": us("sampled") if sampled else UNSAMPLED_US,
             "block_experts_us_per_layer": us("block_experts") if (mine & runs.slow_blocks).any() else 0.0,
             "uneven_experts": round(found["uneven_experts"], 4),
+            "gathered_experts": round(found["gathered_experts"], 4) if (mine & runs.gathered_slowly).any() else 0.0,
             "prompt_step_us": us("prompt_step"),
             "prompt_step_us_per_layer": us("prompt_step_per_layer"),
             "request_us": us("request"),

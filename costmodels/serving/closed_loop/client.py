@@ -99,17 +99,13 @@ def closed_loop_answers(
     """
     framework, calibration = served.framework, served.calibration
     running = np.minimum(load.concurrency, load.most_running)
-    drafted = 0 if drafting is None else drafting.draft_tokens * np.ceil(running / (layouts.dp * layouts.pp))
-    asked = replace(load, token_budget=load.token_budget - drafted)
-    questions = grid_questions(layouts, running, asked, framework.scheduler)
     if drafting is None:
-        longer, tokens_per_step = 1.0, calibration.tokens_per_step(load.drafted)
-        times = served.step(questions.layouts, questions.batch, routing)
-    else:
-        longer = 1 + drafting.share_of_step(served.model.layers)
-        tokens_per_step = np.full(len(layouts), drafting.tokens_per_step)
-        verified = questions.batch.verifying(drafting.queries)
-        times = served.step(questions.layouts, verified, routing)
+        drafting = SpeculativeDecoding(int(load.drafted.max()), calibration.acceptance)
+    asked = replace(load, drafted=np.full(len(layouts), drafting.draft_tokens))
+    questions = grid_questions(layouts, running, asked, framework.scheduler)
+    longer = 1 + drafting.share_of_step(served.model.layers)
+    tokens_per_step = np.full(len(layouts), drafting.tokens_per_step)
+    times = served.step(questions.layouts, questions.batch, routing)
     grid = questions.grid(longer * times.latency.value, longer * times.stage.value, tokens_per_step)
     sent = load.clients(front_us(calibration, load, grid.decode_us[:, -1], layouts.dp))
     loop = closed_loop(grid, sent, load.most_running, layouts.dp, load.gate.after(tokens_per_step))

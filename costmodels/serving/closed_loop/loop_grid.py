@@ -76,6 +76,7 @@ def grid_questions(
 
     Args:
         concurrency: sequences that run at once in the whole engine, shape [n].
+        load: drafts as many tokens a step in all configurations: steps verify them.
         policy: whether decodes ride along with prompts, and whether a prompt may be cut to fill a step.
     """
     n, mixed = len(layouts), policy.mixed
@@ -86,7 +87,8 @@ def grid_questions(
     micro_batch = np.maximum(np.rint(decode_batch / stages[:, None]), 1)
     prompt = np.maximum(np.rint(load.mean_isl), 1)
     riding = np.where(mixed, np.maximum(np.rint(each / stages), 1), 0)
-    room = np.maximum(load.token_budget - riding, 1)
+    beside = load.drafted * np.ceil(each / stages)  # drafted tokens of those that run, which share the budget
+    room = np.maximum(load.token_budget - beside - riding, 1)
     new = np.maximum(np.rint(prompt * (1 - load.cached_share)), 1)  # the last token is always computed
     chunks = np.ceil(new / room)
     if policy.chunked:  # what a prompt leaves of its last step goes to the next, where all wait from the start
@@ -121,7 +123,8 @@ def grid_questions(
         )
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     prefills, sizes, prefix, decodes, contexts = (column.astype(np.int64) for column in columns[:5])
-    batch = Batch(prefills, sizes, prefix, decodes, contexts, columns[5])
+    (drafted,) = set(load.drafted.tolist())
+    batch = Batch(prefills, sizes, prefix, decodes, contexts, columns[5]).verifying(1 + drafted)
     index = np.tile(np.arange(n), len(parts))
     return GridQuestions(
         layouts.take(index),

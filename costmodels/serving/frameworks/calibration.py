@@ -18,6 +18,7 @@ sampled                     beside it where tokens are sampled: sorting for top-
 block_experts               a layer of experts with scaled blocks of fp8 on Hopper, before the release named (to 500 µs)
 uneven_experts              power of the share by which the GPU with most experts to read exceeds the average, where
                             experts are spread whole (0 to 1.5; 0: kernels timed with even routing say it all)
+gathered_experts            log by which experts take longer for gathered tokens in steps without prompts (0 to 0.8)
 prompt_step, prompt_layer   a step that no CUDA graph holds: launches (up to 4 ms; up to 120 µs a layer)
 request, token, queue       what a lone request pays: HTTP, tokenisation; and what each other request adds (one process)
 expert_layer                beside it, of models with experts whose kernels prompts launch singly (up to 2 ms a layer)
@@ -222,7 +223,8 @@ class Slow:
     """Whether a model has experts in scaled blocks of fp8 that the release is slow with, and kernels that are compiled
     when their shapes first come; what steps that draft take more where attention is data parallel, what the release
     takes more of each running sequence, and what prompts that first fill a step wait for, µs; whether the model has
-    experts; layers whose kernels are launched one by one for prompts, and how long that takes in a step, µs."""
+    experts; layers whose kernels are launched one by one for prompts, and how long that takes in a step, µs; whether
+    experts take longer for tokens that attention ranks gather."""
 
     block_experts: bool = False
     compiled: bool = False
@@ -232,6 +234,7 @@ class Slow:
     experts: bool = False
     launched: int = 0
     launching_us: float = 0.0
+    gathered: bool = False
 
     @property
     def kind(self) -> str:
@@ -259,6 +262,7 @@ class Calibration(BaseModel):
     sampled_us_per_sequence: float = Field(default=0.0, ge=0)
     block_experts_us_per_layer: float = Field(default=0.0, ge=0)
     uneven_experts: float = Field(default=0.0, ge=0)
+    gathered_experts: float = Field(default=0.0, ge=0)
     first_us: float = Field(default=0.0, ge=0)
     first_on_amd: float = Field(default=1.0, ge=1)
     first_full_us: float = 0.0  # resolved: of the release (its capabilities), in no fit, as
@@ -266,7 +270,7 @@ class Calibration(BaseModel):
     launching_us: float = 0.0
     effect: Effect = Effect()  # that holds, of those below
     effects: Effects = Effects()
-    acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
+    acceptance: float = Field(ge=0, lt=1)  # of each drafted token, all of which steps verify, given those before it
     ttft: Spread
     tpot: Spread
     e2e: Spread
@@ -336,6 +340,7 @@ class Calibration(BaseModel):
                 "launching_us": slow.launching_us,
                 "first_full_us": slow.full_us,
                 "first_us": first_us if slow.compiled else 0.0,
+                "gathered_experts": self.gathered_experts if slow.gathered else 0.0,
                 "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
                 "request_us": self.request_us + self.request_us_per_expert_layer * slow.launched,
@@ -400,11 +405,6 @@ class Calibration(BaseModel):
         own = own + math.exp(self.effect.front) * self.request_us_per_concurrent * there
         steps = np.where(polled, 0.0, max(self.request_steps - played, 0.0) * busy)
         return np.asarray(own + (steps + np.where(np.asarray(ranks) > 1, gathered, 0.0)) * tpot_us)
-
-    def tokens_per_step(self, drafted: Ints) -> Floats:
-        """Tokens that a decode step yields when ``drafted`` are drafted: 1 + a + a² + …"""
-        a = self.acceptance
-        return np.asarray((1 - a ** (np.asarray(drafted) + 1.0)) / (1 - a), dtype=np.float64)
 
 
 def steps_to_gather(ranks: Ints | int, concurrency: Floats, outputs: Floats | float) -> Floats:

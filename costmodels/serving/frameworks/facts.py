@@ -180,6 +180,17 @@ class LaunchedSingly(Facts):
         return counted, counted * self.host_us.get(gpu.vendor, 0.0)
 
 
+class GatheredSlowly(Facts):
+    """Experts in these precisions, on GPUs from a CUDA compute capability on, take longer for tokens that attention
+    ranks gather than their kernels' rows say (``gathered_experts`` of the calibration)."""
+
+    precisions: frozenset[str]
+    from_capability: float
+
+    def holds(self, gpu: Gpu, precision: str) -> bool:
+        return precision in self.precisions and (gpu.compute_capability or 0.0) >= self.from_capability
+
+
 class ExpertBackend(Facts):
     """Which of its kernels for experts an engine must be told to run: those that its rows, or a stand-in's, are of."""
 
@@ -218,6 +229,7 @@ class Capabilities(Facts):
         launched_singly: of models with experts, kernels launched one by one for prompts; None: graphs hold them.
         unhidden_drafting: what steps that draft take more where the host is not hidden; None: it is, or nobody knows.
         tuned_first: what prompts that first fill a step wait for; None: nothing beside that.
+        gathered_slowly: experts that take longer for gathered tokens; None: none.
         gathers_in: by precision of experts, bytes of an element in which attention ranks gather tokens for them, where
             they quantize before; else 16 bits.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
@@ -239,6 +251,7 @@ class Capabilities(Facts):
     sparse_caches_in_8_bits_from: float | None = None
     shared_experts_beside: int = 0
     expert_backends: tuple[ExpertBackend, ...] = ()
+    gathered_slowly: GatheredSlowly | None = None
     gathers_in: dict[str, float] = {}
 
     def expert_backend(self, gpu: Gpu, precision: str, release: Release, *, replicas: bool) -> str:

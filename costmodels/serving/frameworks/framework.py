@@ -159,13 +159,20 @@ class Framework(Facts):
         ]
         return "; ".join(filter(None, [self.note, f"{self.title}: {'; '.join(older)}" if older else ""]))
 
+    def serving(self, longest: int, *, latent: bool) -> Framework:
+        """As it schedules a model of so long a context, with latent attention or without."""
+        if longest > self.scheduler.mixes_from and not (latent and self.scheduler.mixes_from):
+            return self
+        alone = {"prefill_first": True, "mixed": False}
+        return self.model_copy(update={"scheduler": self.scheduler.model_copy(update=alone)})
+
     def with_prompts(self, chunked: bool | None, polling: int | None) -> Framework:
         """Started with prompts cut or whole, and that many steps between two looks at the queue; None: as it is.
 
         Raises:
             Unsupported: it has no option for that.
         """
-        said: dict[str, bool | int] = {}
+        said: dict[str, bool | int] = {"mixes_from": 0} if chunked and self.scheduler.mixes_from else {}
         if chunked is not None and chunked != self.scheduler.chunked:
             said["chunked"] = chunked
             if not chunked and not {"whole_prompts", "chunked_prefill"} & set(self.command.flags):

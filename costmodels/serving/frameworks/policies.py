@@ -19,6 +19,8 @@ class Policy(BaseModel):
         prefill_first: whether prompts go before decodes (which then wait, or ride along where ``mixed``).
         mixed: whether one step may hold chunks of prompts and decodes.
         chunked: whether a prompt may be cut to fit the token budget; a longer prompt is refused otherwise.
+        mixes_from: longest context, tokens, up to which steps hold prompts alone and before decodes, as they do with
+            latent attention, unless an engine is told to cut prompts; 0: of no model.
         reserve_share: share of the output that admitted sequences still have to make for which admission
             keeps cache free. 1 never evicts; less preempts the latest sequence when the cache is full, and
             computes it again.
@@ -39,6 +41,7 @@ class Policy(BaseModel):
     prefill_first: bool
     mixed: bool
     chunked: bool
+    mixes_from: int = Field(default=0, ge=0)
     reserve_share: float = Field(ge=0, le=1)
     block_tokens: int = Field(gt=0)
     graph_step: int = Field(gt=0)

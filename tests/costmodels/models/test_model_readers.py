@@ -12,13 +12,14 @@ import pytest
 from costmodels.models.architecture import (
     Architecture,
     BlockSparseAttention,
+    DenseFeedForward,
     LatentAttention,
     MixtureOfExperts,
     NoFeedForward,
 )
 from costmodels.models.drafts import draft_head
 from costmodels.models.huggingface import parse_config
-from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba2, NoMixer
+from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, NoMixer, ShortConvolution
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import BUNDLED, find_architecture
 from costmodels.operations.layouts import Layouts
@@ -218,6 +219,43 @@ def test_each_block_of_a_nemotron_has_one_half() -> None:
     assert read(NEMOTRON, hybrid_override_pattern=None, layers_block_type=["mamba", "moe"]).layers == 2
     with pytest.raises(Unsupported, match="'X' blocks"):
         read(NEMOTRON, hybrid_override_pattern="MX")
+
+
+def test_short_convolutions_take_the_place_of_attention_in_most_layers() -> None:
+    keys = {"conv_L_cache": 3, "full_attn_idxs": [1], "block_multiple_of": 16, "tie_embedding": False}
+    model = read(BASE | {"block_ff_dim": 96}, model_type="lfm2", **keys)
+    assert [type(group.attention).__name__ for group in model.layer_groups] == [
+        "ShortConvolution",
+        "GroupedQueryAttention",
+    ]
+    assert [group.count for group in model.layer_groups] == [3, 1]
+    convolution = 4 * 64 * 64 + 3 * 64
+    assert model.parameters == TABLES + 3 * convolution + ATTENTION + 2 * 16 + 4 * (3 * 64 * 64 + 2 * 64)
+    plain = read(DENSE, model_type="lfm2", **keys, block_auto_adjust_ff_dim=False)
+    assert plain.layer_groups[0].feed_forward == DenseFeedForward(96)
+    listed = read(DENSE | MOE, model_type="lfm2_moe", num_experts=4, num_dense_layers=1, layer_types=["conv"] * 4)
+    assert [type(group.feed_forward).__name__ for group in listed.layer_groups] == [
+        "DenseFeedForward",
+        "MixtureOfExperts",
+    ]
+    kept = ShortConvolution(64, 3).cache_bytes(np.full(1, 500.0), np.full(1, 2), 2.0)
+    assert kept.tolist() == [64 * 2 * 2 / 2]
+
+
+def test_models_of_state_spaces_alone_have_nothing_else() -> None:
+    bare = {name: value for name, value in BASE.items() if not name.startswith("num_") and name != "head_dim"}
+    mamba = read(bare, model_type="falcon_mamba", num_hidden_layers=4, state_size=16, time_step_rank=4)
+    (group,) = mamba.layer_groups
+    assert group.attention == Mamba(128, 16, 4, 4, 2, norms=False)
+    assert isinstance(group.feed_forward, NoFeedForward)
+    two = read(bare, model_type="mamba2", num_hidden_layers=4, num_heads=8, head_dim=16, n_groups=1)
+    assert two.layer_groups[0].attention == Mamba2(8, 16, 1, 128, 4, 2)
+
+
+@pytest.mark.parametrize("model_type", ["minimax_text_01", "step3_text", "rwkv7"])
+def test_layers_that_are_not_modelled_are_named(model_type: str) -> None:
+    with pytest.raises(Unsupported, match=f"'{model_type}' has .*not modelled"):
+        read(DENSE, model_type=model_type)
 
 
 def test_experts_may_work_in_a_latent_space() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from costmodels.models.architecture import CacheScheme
 from costmodels.models.registry import find_architecture
-from profiles.errors import InputError, UnknownName
+from profiles.errors import InputError, UnknownName, Unsupported
 from tests.costmodels.models.tiny import TINY
 
 
@@ -27,6 +27,13 @@ def test_an_unknown_name_gives_the_nearest_and_says_that_paths_work() -> None:
         find_architecture("Qwen/Qwen3-33B")
     assert "Qwen/Qwen3-32B" in caught.value.hint
     assert "config.json" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["MiniMaxAI/MiniMax-M1-80k", "minimax-text-01", "stepfun-ai/step3"])
+def test_a_model_whose_layers_are_not_modelled_is_refused_as_such(name: str) -> None:
+    with pytest.raises(Unsupported, match="not modelled"):
+        find_architecture(name)
+    assert find_architecture("stepfun-ai/Step-3.7-Flash").name == "stepfun-ai/Step-3.7-Flash"
 
 
 def test_a_path_to_a_config_or_its_folder_is_read(tmp_path: Path) -> None:

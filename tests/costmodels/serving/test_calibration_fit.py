@@ -51,6 +51,7 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
         mixed=np.ones(n, bool),
         layers=rng.integers(30, 90, n),
         slow_blocks=np.zeros(n, bool),
+        gathered_slowly=np.zeros(n, bool),
         sequence_ms=np.zeros(n),
         compiled=np.zeros(n, bool),
         first_full_ms=np.zeros(n),

@@ -13,6 +13,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.row_sources import sources_of
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.operations.exchanges import ONE_SIDED
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch, StepWork
 from costmodels.serving.frameworks.calibration import NEUTRAL
@@ -151,3 +152,28 @@ def test_hopper_ran_marlin_for_mxfp4_before_triton_kernels_came_with_vllm(
 ) -> None:
     found = find_framework(f"vllm@{release}").stand_in("moe", find_gpu(gpu), "mxfp4")
     assert (found and found.measured_as) == measured_as
+
+
+def test_experts_take_longer_for_gathered_tokens_where_the_framework_is_slow_with_them(
+    bare: Callable[..., ServedModel],
+) -> None:
+    """On Blackwell, in steps without prompts, whose tokens attention ranks gather: nowhere else."""
+    slower = NEUTRAL.model_copy(update={"gathered_experts": 0.5})
+
+    def more(gpu: str, layout: tuple[int, ...], prompts: int = 0, precision: str = "nvfp4") -> float:
+        model = bare(gpu, precision)
+        columns = [np.full(1, value, np.int64) for value in (prompts, 100 * prompts, 0, 64, 2000)]
+        batch = Batch(*columns, expert_tokens=np.full(1, 64.0))
+        resolved = slower.resolved(model.gpu, None, model.model.name, model.kind, greedy=True, slow=model.slow)
+        alone, told = (
+            model.step(Layouts.of([layout]), batch, "balanced", calibration=each).parts["moe"][0]
+            for each in (NEUTRAL, resolved)
+        )
+        return float(told / alone)
+
+    assert more("B200", EIGHT_REPLICAS) == pytest.approx(math.exp(0.5))
+    assert more("B200", EIGHT_REPLICAS, precision="fp8_block") == pytest.approx(math.exp(0.5))
+    assert more("B200", ONE_REPLICA) == more("B200", EIGHT_REPLICAS, prompts=1) == 1
+    assert more("H200", EIGHT_REPLICAS, precision="fp8_block") == 1
+    sent = (1, 1, 8, 8, 1, ONE_SIDED)
+    assert more("B200", sent) == 1

@@ -45,7 +45,8 @@ def copies_on_one_gpu(placement: Placement) -> int:
 
 @pytest.mark.parametrize(("experts", "slots", "speed"), SMALL)
 @pytest.mark.parametrize(
-    ("windows", "objective"), [(1, "mean"), pytest.param(2, "mean", marks=pytest.mark.slow), (2, "worst")]
+    ("windows", "objective"),
+    [pytest.param(1, "mean", marks=pytest.mark.slow), pytest.param(2, "mean", marks=pytest.mark.slow), (2, "worst")],
 )
 def test_small_layers_are_nearly_optimal_and_never_below_the_bound(
     experts: int, slots: list[int], speed: list[float] | None, windows: int, objective: Objective

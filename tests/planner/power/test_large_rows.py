@@ -183,7 +183,7 @@ def test_a_kind_of_few_is_told_as_today_has_it(fields: dict[str, Any]) -> None:
     assert [each.servers for each in _by_kinds(asked, row, row.today)] == [9990, 10]
 
 
-@pytest.mark.parametrize("today", [400, 413, 415])
+@pytest.mark.parametrize("today", [413, *(pytest.param(each, marks=pytest.mark.slow) for each in (400, 415))])
 def test_no_more_servers_are_told_than_have_a_place(fields: dict[str, Any], today: int) -> None:
     """83 places of each of five nodes, of which half would be 41.5."""
     leaves = [{"name": f"pdu{i}", "budget_watts": 5000 * 83, "servers": 83} for i in range(5)]

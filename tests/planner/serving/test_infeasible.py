@@ -48,7 +48,9 @@ def relaxed(slo: str, hint: str) -> str:
 # --- the SLO ---
 
 
-@pytest.mark.parametrize("model", [DENSE, EXPERTS, "openai/gpt-oss-20b"])
+@pytest.mark.parametrize(
+    "model", [DENSE, *(pytest.param(each, marks=pytest.mark.slow) for each in (EXPERTS, "openai/gpt-oss-20b"))]
+)
 @pytest.mark.parametrize("slo", ["tpot=0.1ms", "ttft=1ms", "e2e=20ms", "ttft=1s,tpot=0.01ms"])
 def test_a_bound_that_nothing_meets_is_named_with_the_best_there_is(
     bare: ProfileStore, fails: Fails, model: str, slo: str

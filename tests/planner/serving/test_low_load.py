@@ -111,7 +111,15 @@ def test_what_the_formulas_exclude_is_simulated(bare: ProfileStore, more: dict[s
     assert engine.rate_rps.value >= p.request.workload.rate_rps
 
 
-@pytest.mark.parametrize("rate", [0.042, 0.0455, 0.047, 0.0485, 0.05, 0.052, 0.055, 0.058])
+@pytest.mark.parametrize(
+    "rate",
+    [
+        0.042,
+        0.0485,
+        0.052,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (0.0455, 0.047, 0.05, 0.055, 0.058)),
+    ],
+)
 def test_a_p99_between_two_modes_is_not_refused(bare: ProfileStore, rate: float) -> None:
     """About 1 % of the requests meet another: some seeds say the one p99, some the other, half as long again
     with a whole prompt in a step and ten times as long with parts of it."""

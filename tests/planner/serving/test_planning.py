@@ -37,7 +37,7 @@ def throughput(p: Plan) -> float:
 
 
 @pytest.mark.parametrize("model", [DENSE, EXPERTS, "Qwen/Qwen3-32B"])
-@pytest.mark.parametrize("gpus", [1, 3, 5, 8, 12])
+@pytest.mark.parametrize("gpus", [1, 3, 5, *(pytest.param(each, marks=pytest.mark.slow) for each in (8, 12))])
 def test_twice_the_gpus_are_never_worse_per_gpu_than_two_copies_of_half(
     planned: Planned, model: str, gpus: int
 ) -> None:
@@ -46,7 +46,9 @@ def test_twice_the_gpus_are_never_worse_per_gpu_than_two_copies_of_half(
     assert double * CLOSE >= 2 * half
 
 
-@pytest.mark.parametrize(("nodes", "per_node"), [(1, 6), (3, 4), (5, 2), (1, 7)])
+@pytest.mark.parametrize(
+    ("nodes", "per_node"), [(1, 6), (3, 4), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((5, 2), (1, 7)))]
+)
 def test_twice_the_nodes_are_never_worse_per_gpu_than_two_copies_of_half(
     planned_from_rows: Planned, nodes: int, per_node: int
 ) -> None:
@@ -62,7 +64,7 @@ def test_more_gpus_never_lower_throughput(planned: Planned, model: str) -> None:
     assert all(more * CLOSE >= less for less, more in itertools.pairwise(rates))
 
 
-@pytest.mark.parametrize("model", [DENSE, EXPERTS])
+@pytest.mark.parametrize("model", [DENSE, pytest.param(EXPERTS, marks=pytest.mark.slow)])
 def test_a_looser_slo_never_lowers_throughput(planned: Planned, model: str) -> None:
     rates = [
         throughput(planned(model, "8xH100", WORKLOAD, f"ttft={0.3 * loose:g}s,tpot={10 * loose:g}ms"))

@@ -90,7 +90,7 @@ def test_an_error_of_all_ranks_is_an_answer_and_they_live_on() -> None:
 
 @pytest.mark.parametrize(
     "end",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
     ids=lambda end: end.name,
 )
 def test_ranks_end_with_their_parent_however_it_goes(end: signal.Signals) -> None:

@@ -63,8 +63,14 @@ def timed(monkeypatch: pytest.MonkeyPatch, greed: float = 1.0) -> Clock:
     return found
 
 
-@pytest.mark.parametrize("limit", [1.0, 20.0])
-@pytest.mark.parametrize("survive", [{}, {"engines": 1}])
+@pytest.mark.parametrize(
+    ("limit", "survive"),
+    [
+        (1.0, {"engines": 1}),
+        (20.0, {}),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1.0, {}), (20.0, {"engines": 1}))),
+    ],
+)
 def test_all_that_is_searched_for_takes_from_one_allowance(
     monkeypatch: pytest.MonkeyPatch, limit: float, survive: dict[str, int]
 ) -> None:
