@@ -67,6 +67,8 @@ class Apart:
         self._took: dict[int, float] = {}  # seconds of the last pass
         self._known = list(day.pool)
         self._search = DaySearch(day, day.master.serving, day.carries_step)
+        self.cuts: list[tuple[int, Floats, float]] = []
+        """What single steps cost at least: (step, cost (n,) of each kind, least)."""
         self._told = 0.0  # the bound of the last pass alone
         self._open = np.inf
         """By how much the steps' own fleets are dearer than their bounds, at the prices of the last pass."""
@@ -146,6 +148,7 @@ class Apart:
                 return None
             least = min(one.bound, one.best_cost)
             day.master.step_cut(t, costs[t], least)
+            self.cuts.append((t, costs[t], least))
             total += least * float(q.share_of_time[t])
             self._open += (one.best_cost - min(one.bound, one.best_cost)) * float(q.share_of_time[t])
             found[t] = None if one.best is None else one.best[0]

@@ -15,7 +15,7 @@ The objective is the mean cost of an hour: engines while they serve, and while t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -315,9 +315,9 @@ class Master:
         return Counts(engines, float(info.objective_function_value), max(bound, 0.0), proved=False)
 
     def costs(self, cost: Floats) -> None:
-        """Other costs (n,) of engines while they serve, of one step."""
-        self._cost[self.y(0)] = cost
-        self._highs.changeColsCost(len(cost), self._columns[self.y(0)], cost)
+        """Other costs (n,) of engines while they serve, of one step; or of all columns."""
+        self._cost[: len(cost)] = cost
+        self._highs.changeColsCost(len(cost), self._columns[: len(cost)], cost)
 
     @property
     def joining(self) -> Sequence[tuple[int, Ints, Floats, float, float]]:
@@ -339,19 +339,30 @@ class Master:
         """(steps, n) what engines cost an hour of their step when steps are told apart, and what they cost at least
         beside, at ``duals`` of the joining rows. Steps that are cheapest alone at these costs are together a bound on
         every schedule (Lagrange's)."""
-        q, n = self._q, len(self._q.kinds)
+        cost, beside = self.priced(duals, range(self._q.steps))
+        engines = np.array([cost[self.y(t)] for t in range(self._q.steps)]) / self._q.share_of_time[:, None]
+        return engines, beside
+
+    def priced(self, duals: Floats, firsts: Iterable[int]) -> tuple[Floats, float]:
+        """(cost of all columns at ``duals`` of the joining rows, what they cost at least beside, with the engines that
+        start for the steps ``firsts``)."""
         cost, beside = self._cost.copy(), 0.0
         for dual, (_, columns, values, low, high) in zip(duals.tolist(), self._joining, strict=True):
             end = low if dual > 0 else high
             if dual and np.isfinite(end):
                 cost[columns] -= dual * values
                 beside += dual * end
-        engines = np.array([cost[self.y(t)] for t in range(q.steps)]) / q.share_of_time[:, None]
-        if self._moves:
-            for t in range(q.steps):
-                most = self.upper[t] if self._is_followed(t) else np.zeros(n)
-                beside += float(np.minimum(cost[self.u(t)] * most, 0.0).sum())
-        return engines, beside
+        for t in firsts if self._moves else ():
+            most = self.upper[t] * self._is_followed(t)
+            beside += float(np.minimum(cost[self.u(t)] * most, 0.0).sum())
+        return cost, beside
+
+    def window_cut(self, window: Ints, cost: Floats, least: float) -> None:
+        """No engines of the steps ``window``, one after the other, cost less than ``least`` at ``cost`` of all
+        columns, without those that start for the first."""
+        columns = np.arange(window[0] * self.width, (window[-1] + 1) * self.width)
+        columns = np.setdiff1d(columns, np.arange(self.u(window[0]).start, self.u(window[0]).stop))
+        self._row(columns, cost[columns], low=least - 1e-9 * abs(least))
 
     def at_least(self, engines: Floats, seconds: float, gap: float) -> Floats | None:
         """The cheapest whole counts that are nowhere below ``engines`` (steps, n) and change in time as they may."""

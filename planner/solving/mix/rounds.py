@@ -268,10 +268,8 @@ class Rounds:
 
     def _try_alone(self) -> None:
         """Keeps fleets of one kind alone, as many as there may be: where mixing kinds on nodes is what no cut says."""
-        for v in range(len(self.q.kinds)):
-            engines = np.zeros(self.master.upper.shape)
-            engines[:, v] = self.master.upper[:, v]
-            self.try_mended(engines)
+        for alone in np.eye(len(self.q.kinds)):
+            self.try_mended(self.master.upper * alone)
 
     def _sharpen(self, engines: Floats) -> None:
         """Keeps what is left of ``engines`` (1, n) when engines are left out, and replaced by cheaper ones, as long as
@@ -402,6 +400,11 @@ class Rounds:
         if (cost == self.q.kinds.cost).all():
             return
         self.q = replace(self.q, kinds=replace(self.q.kinds, cost=cost))
+        self.anew(cost, deadline)
+
+    def anew(self, cost: Floats, deadline: Deadline) -> None:
+        """The same at another ``cost`` of the columns of the programme over counts."""
+        self.deadline, self._warm = deadline, bool(self.pool)
         self.master.costs(cost)
         self.bound, self.best_cost = 0.0, np.inf
         self._sharpened = set()

@@ -21,6 +21,7 @@ from planner.solving.mix.clock import Deadline
 from planner.solving.mix.fewer import Fewer, fewer
 from planner.solving.mix.question import MixQuestion
 from planner.solving.mix.rounds import ALMOST, Rounds
+from planner.solving.mix.windows import Windows
 from planner.solving.solvers import Floats, Ints, Status
 
 SMALL = 200
@@ -84,7 +85,10 @@ def solve_mix(
     if relaxed is not None and not search.infeasible and (question.steps > 1 or large):
         search.try_mended(np.ceil(relaxed - ALMOST))  # something, whatever the time
         if several and relaxed.sum(axis=1).mean() < FEW_ENGINES:
-            Apart(search).search(search.deadline.part(ALONE))
+            apart = Apart(search)
+            apart.search(search.deadline.part(ALONE))
+            if not search.infeasible and not (question.kinds.min_up_s > 0).any():
+                Windows(search, apart.cuts).search(search.deadline.part(ALONE))
     if not search.enough and not search.infeasible:
         if relaxed is not None and large:
             search.foresee(relaxed)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mix_twin import MOST, carried, cheapest, in_zones, kinds_of, on_nodes, random_question
 
+from planner.solving.mix.apart import Apart
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.fewer import fewer
 from planner.solving.mix.losses import losses, lowered, node_losses, remaining
@@ -18,6 +19,7 @@ from planner.solving.mix.master import fits
 from planner.solving.mix.question import Block, Kinds, MixQuestion, Places, Survive
 from planner.solving.mix.rounds import Rounds
 from planner.solving.mix.solve import MixAnswer, mended_mix, solve_mix
+from planner.solving.mix.windows import Windows
 
 HOUR = np.array([3600.0])
 RATES = 30 * np.array([[0.2, 0.1], [0.5, 0.2]])
@@ -391,3 +393,27 @@ def test_what_is_mended_comes_and_goes_where_engines_have_a_least_time_up() -> N
     assert more.objective is not None
     assert best.objective is not None
     assert best.objective <= more.objective < 1.1 * best.objective
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_window_of_a_day_proves_more_than_the_day_costs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kinds = replace(kinds_of(np.array([1.0, 2.3, 3.1])), startup_s=np.full(3, 1800.0))
+    work = [np.outer(rng.uniform(0.3, 1.5, 2), [1.1, 0.45, 0.35]) * rng.uniform(0.8, 1.2, (2, 3)) for _ in range(16)]
+    blocks = [Block("third", np.array([2]), np.ones(1), 2.0)] if seed % 2 else []
+    if seed == 3:  # bought two at a time
+        blocks = [Block("pair", np.array([1]), np.ones(1), np.inf, 2, 4.4)]
+        kinds = replace(kinds, cost=np.array([1.0, 0.0, 3.1]))
+    survive = Survive(engines=int(seed == 2))
+    asked = MixQuestion(kinds, work, np.full(16, 3600.0), blocks, survive, cyclic=seed != 2)
+    best = solve_mix(asked, seconds=20)
+    assert best.objective is not None
+    day = Rounds(asked, Deadline(20), 1e-6)
+    day.begin(())
+    day.relax(5)
+    apart = Apart(day)
+    apart.search(Deadline(5))
+    before = day.bound
+    Windows(day, apart.cuts).search(Deadline(10))
+    assert before * (1 - 1e-9) <= day.bound <= best.objective * (1 + 1e-7)
+    assert seed > 1 or day.bound > before * 1.005
