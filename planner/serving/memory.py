@@ -5,6 +5,7 @@ Nothing is timed here, so that the answer comes at once: no measurement and no f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from costmodels.models.architecture import Architecture
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.serving.cache_pages import Pages, layer_caches
 from costmodels.serving.frameworks.framework import Framework, find_framework
-from costmodels.serving.memory import GIB, Loaded, Memory, StepLimits, engine_memory
+from costmodels.serving.memory import GIB, Loaded, Memory, StepLimits, engine_memory, exchange_buffer_bytes
 from costmodels.serving.recipe import Recipe, Started
 from costmodels.step.memory import kv_bytes_per_sequence
 from planner.contract.models import architecture_of, drafting_with
@@ -69,6 +70,19 @@ def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocu
     ).sealed()
 
 
+def _buffers_exceeded(model: Architecture, started: Started, layouts: Layouts) -> str:
+    """What to know where more sequences were asked for than low-latency buffers hold; "": nothing."""
+    held, said = int(layouts.dispatch_tokens[0]) * int(layouts.tp[0]), "max_num_seqs" not in started.assumed
+    if not (layouts.low_latency[0] and said and started.max_num_seqs > held):
+        return ""
+    fits = 2 ** math.ceil(math.log2(-(-started.max_num_seqs // int(layouts.tp[0]))))
+    gib = float(exchange_buffer_bytes(model, replace(layouts, dispatch_tokens=np.array([fits])))[0]) / 2**30
+    return (
+        f"dispatch_tokens: the exchange's buffers hold {held} of max_num_seqs {started.max_num_seqs}; a step of more "
+        f"fails: give max_num_seqs {held}, or dispatch_tokens {fits} ({gib:.1f} GiB of each GPU)"
+    )
+
+
 @dataclass(frozen=True)
 class _Engine:
     """What was asked, understood; ``refused``: why no engine is laid out so, empty where one is; ``taken``: what nobody
@@ -111,7 +125,8 @@ class _Engine:
             usual = framework.parallelism.dispatch_tokens[0]
             layouts = replace(layouts, dispatch_tokens=np.array([usual]))
             taken.append(f"dispatch_tokens={usual}")
-        told = "; ".join(filter(None, (kept, f"not given, so: {', '.join(taken)}" if taken else "")))
+        defaults = f"not given, so: {', '.join(taken)}" if taken else ""
+        told = "; ".join(filter(None, (kept, defaults, _buffers_exceeded(model, started, layouts))))
         work = None if request.workload is None else counted(request.workload, model)
         asked = request.draft or request.draft_model is not None
         drafts = asked or (work is not None and work.speculation is not None and model.draft is not None)

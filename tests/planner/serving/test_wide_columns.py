@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from planner.serving.memory import memory
+from planner.serving.memory_document import parse_memory_request
 from planner.serving.planning import plan
 from planner.serving.request import parse_request
 from profiles.errors import InputError
@@ -143,3 +145,16 @@ def test_models_that_no_exchange_reaches_gather() -> None:
     assert "exchange=" not in said.note
     assert "SGLang has no exchange for experts of gpt_oss (all ranks gather)" in re.sub(r" 0\.\S+", "", named.error)
     assert "exchange=mori_low_latency" in vllm.note
+
+
+def test_memory_tells_of_more_sequences_than_buffers_hold() -> None:
+    def told(**recipe: int) -> str:
+        said = {"model": "deepseek-ai/DeepSeek-R1", "gpu": "H100", "framework": "sglang", "tp": 1, "dp": 16, "ep": 16}
+        asked = {**said, "role": "decode", "exchange": "low_latency", "dispatch_tokens": 256, **recipe}
+        return " ".join(memory(parse_memory_request(asked)).notes)
+
+    assert "hold 256 of max_num_seqs 512; a step of more fails: give max_num_seqs 256, or dispatch_tokens 512" in told(
+        max_num_seqs=512
+    )
+    assert "buffers hold" not in told(max_num_seqs=256)
+    assert "buffers hold" not in told()
