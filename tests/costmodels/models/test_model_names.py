@@ -46,7 +46,7 @@ def test_a_relative_of_a_shipped_model_is_read_as_that_and_said(name: str, relat
 def test_a_name_without_its_organisation_becomes_one_that_engines_can_load(name: str, relative: str) -> None:
     found = find_architecture(name)
     assert found.name == relative
-    assert found.notes[-1] == f"what {name} is taken to be"
+    assert found.notes[-1] == f"{name} is taken to be {found.name}"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_name_without_its_organisation_becomes_one_that_engines_can_load(name:
 def test_short_names_and_loose_spellings_are_what_people_mean(name: str, meant: str) -> None:
     found = find_architecture(name)
     assert found.name == meant
-    assert found.notes[-1] == f"what {name} is taken to be"
+    assert found.notes[-1] == f"{name} is taken to be {found.name}"
 
 
 @pytest.mark.parametrize(
