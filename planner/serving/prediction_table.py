@@ -148,7 +148,7 @@ def predict(
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
             if progress is not None and done:
-                progress(Step(f"predicted {done:,} of {len(table):,} configurations", done, len(table)))
+                progress(Step(f"predicting: {done:,} of {len(table):,} configurations are done", done, len(table)))
             done += len(part)
             try:
                 name, _, head = group[0].partition(BESIDE)
