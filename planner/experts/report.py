@@ -313,8 +313,8 @@ def _notes(placed: Placed) -> tuple[str, ...]:
         "an expert's tokens are taken as shared out evenly over its copies, wherever the token is, as engines do"
     )
     notes += _on_exchanges(placed)
-    if (job.slots != job.slots[0]).any():
-        gpus, slots = len(job.slots), int(job.slots.sum())
+    gpus, slots = len(job.slots), int(job.slots.sum())
+    if slots % gpus and np.ptp(job.slots) == 1:
         notes.append(
             f"{slots} slots do not divide by {gpus} GPUs, so some have one less: greedy placement and engines take "
             f"equally many on each (redundant={-(-slots // gpus) * gpus - job.model.experts})"
