@@ -93,7 +93,7 @@ def _read_as(model: str, find: Callable[[str], tuple[str, Path] | None]) -> Arch
         note += f", without {reading.without}" if reading.without else ""
         if reading.precision is None and reading.context is None and "/" not in model:
             # Nobody can start a name without its organisation: the relative's is what the launch command says.
-            return dataclasses.replace(relative, notes=(*relative.notes, f"what {model} is taken to be"))
+            return dataclasses.replace(relative, notes=(*relative.notes, f"{model} is taken to be {relative.name}"))
         if reading.context is not None:
             relative = dataclasses.replace(relative, max_context_tokens=reading.context)
         if reading.precision is None:

@@ -27,7 +27,7 @@ class ExportDocument(Published):
     of: str = Field(description="kind of the document that was exported")
     plan: str | None = Field(description="its digest; null: it has none")
     framework: str = Field(description="the release that is written for; empty: none")
-    told: tuple[str, ...] = Field(description="what stands at the head of the files")
+    told: tuple[str, ...] = Field(description="what stands at the head of the files, and what some say beside it")
     next: tuple[str, ...] = Field(description="what to do with them, a step a line; DIR is the folder that they lie in")
     files: dict[str, str] = Field(description="text of each file by its path in the folder; what ends in .sh is to run")
     provenance: Provenance

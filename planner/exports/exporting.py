@@ -37,7 +37,7 @@ def exported_document(to: str, asked: Asked) -> ExportDocument:
         of=asked.kind,
         plan=asked.document.digest,
         framework=target.framework,
-        told=target.told,
+        told=target.said(files),
         next=target.steps(Path("DIR")),
         files={**files, MANIFEST: manifest(to, asked, target.framework, files)},
         provenance=unmeasured(),

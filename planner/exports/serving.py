@@ -43,6 +43,9 @@ class ServingTarget(Target):
     def told(self) -> tuple[str, ...]:
         return self.fleet.told
 
+    def said(self, files: Mapping[str, str]) -> tuple[str, ...]:
+        return (*self.told, *(each for each in self.fleet.equal_shares if any(each in text for text in files.values())))
+
     @property
     def needs(self) -> tuple[str, ...]:
         return (*self.own_needs(), *self.fleet.needs())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -79,6 +80,10 @@ class Target(ABC):
     def told(self) -> tuple[str, ...]:
         """What stands at the head of the files."""
         return ()
+
+    def said(self, files: Mapping[str, str]) -> tuple[str, ...]:
+        """What users are told of the ``files``: their head, and what some say beside it that counts for the plan."""
+        return self.told
 
     def steps(self, folder: Path) -> tuple[str, ...]:
         """What the user does next, a command a line."""

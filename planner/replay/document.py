@@ -57,8 +57,8 @@ class Attained(Document):
     )
     confidence: float | None = Field(
         default=None,
-        description="probability that the percentile is within, given the uncertainty of the steps, as of the plan's "
-        "own promises; null: no percentile",
+        description="probability that the promised share of all requests is within (refused ones are not), given the "
+        "uncertainty of the steps, as of the plan's own promises; null: no time was seen",
     )
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodels.estimates import Ints
-from costmodels.serving.simulator.outcome import Outcome
+from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.quantities import Interval
+from planner.contract.workload.slo import Bound
 from planner.replay.gateway import FleetOutcome
+from planner.serving.report.prediction import confidence
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,18 @@ class Seen:
 
     def interval(self, figure: Callable[[Outcome], float], most: float = np.inf) -> Interval:
         return interval(figure(self.value), {end: figure(each) for end, each in self.ends.items()}, most)
+
+    def at(self, metric: Metric, p: float | None) -> Interval:
+        """Mean (None) or percentile of those that were served, ms."""
+        return self.interval(lambda each: (each.mean_us(metric) if p is None else each.percentile_us(metric, p)) / 1e3)
+
+    def confidence(self, bound: Bound) -> float | None:
+        """How sure it is that the promise holds of all requests: refused ones are not within, so that more of the
+        others must be; 0 where too many were, whatever steps take. None: no time was seen."""
+        if not len(self.value.of(bound.metric)):
+            return None
+        of_served = bound.percentile / 100 / float(self.value.served.mean())
+        return 0.0 if of_served > 1 else confidence(self.at(bound.metric, of_served), bound.limit_ms)
 
 
 def interval(whole: float, ends: Mapping[End, float], most: float = np.inf) -> Interval:

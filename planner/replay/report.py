@@ -15,7 +15,7 @@ from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import LIMITS, EngineGroup
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import Provenance, provenance_fields
-from planner.contract.quantities import SLOW_END, Interval, Latency
+from planner.contract.quantities import SLOW_END, Latency
 from planner.contract.workload.slo import Bound, Slo
 from planner.replay import document as simulated
 from planner.replay.bursts import burst_notes
@@ -31,7 +31,6 @@ from planner.replay.scheduled import is_scheduled, scheduled
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
 from planner.serving.document.prediction import Prediction
-from planner.serving.report.prediction import confidence
 from profiles.errors import InputError
 from profiles.store import ProfileStore
 
@@ -328,17 +327,12 @@ def _behind(fleet: FleetOutcome) -> int:
     return sum(not each.keeps_up for each in fleet.replays)
 
 
-def _at(seen: Seen, metric: Metric, p: float | None) -> Interval:
-    """Mean (None) or percentile, ms."""
-    return seen.interval(lambda each: (each.mean_us(metric) if p is None else each.percentile_us(metric, p)) / 1e3)
-
-
 def _percentiles(metric: Metric, seen: Seen, predicted: Prediction | None) -> simulated.Percentiles | None:
     if not len(seen.value.of(metric)):
         return None
-    at = {name: _at(seen, metric, p) for name, p in QUANTILES.items()}
+    at = {name: seen.at(metric, p) for name, p in QUANTILES.items()}
     said: Latency | None = None if predicted is None else getattr(predicted, f"{metric}_ms")
-    return simulated.Percentiles(mean=_at(seen, metric, None), **at, planned=_planned(said))
+    return simulated.Percentiles(mean=seen.at(metric, None), **at, planned=_planned(said))
 
 
 def _planned(said: Latency | None) -> simulated.PlannedLatency | None:
@@ -355,7 +349,7 @@ def _attained(
 ) -> simulated.Attained:
     limit = {bound.metric: bound.limit_ms * 1e3}
     share = seen.interval(lambda each: each.attainment(limit), 1.0)
-    at = _at(seen, bound.metric, bound.percentile / 100) if len(seen.value.of(bound.metric)) else None
+    at = seen.at(bound.metric, bound.percentile / 100) if len(seen.value.of(bound.metric)) else None
     asked = (bound.metric, bound.percentile, bound.limit_ms)
     said = [
         each
@@ -369,7 +363,7 @@ def _attained(
         limit_ms=bound.limit_ms,
         simulated=at,
         planned_ms=said[0].predicted.value if said else None,
-        confidence=None if at is None else confidence(at, bound.limit_ms),
+        confidence=seen.confidence(bound),
         share=share,
         holds=share.value >= bound.percentile / 100,
     )

@@ -16,7 +16,7 @@ def show(target: Target, files: Mapping[str, str], folder: Path, console: Consol
     console.print(
         f"{folder}: {several(len(files), 'file')}, {target.writes}", markup=False, highlight=False, soft_wrap=True
     )
-    for line in target.told:
+    for line in target.said(files):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     for step in target.steps(folder):
         console.print(f"  {step}", markup=False, highlight=False, soft_wrap=True)

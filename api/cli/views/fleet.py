@@ -80,7 +80,7 @@ def _per_million(plan: Plan) -> str:
     """What a million tokens cost, in words; of several services of each, what its engines do."""
     several = len(plan.request.services) > 1
     return "; ".join(
-        (f"{each.name}: " if several else "") + f"${each.usd_per_million_input_tokens:,.2f} per million input, "
+        (f"{each.name}: " if several else "") + f"${each.usd_per_million_input_tokens:,.2f} per million input or "
         f"${each.usd_per_million_output_tokens:,.2f} per million output tokens"
         for each in plan.prediction.services
         if each.usd_per_million_input_tokens is not None and each.usd_per_million_output_tokens is not None

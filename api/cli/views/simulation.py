@@ -57,7 +57,7 @@ def _slo(report: SimulationReport, console: Console) -> None:
         return
     heading(console, "SLO")
     said = ("the plan said",) if _planned(report) else ()
-    rows = table("promise", "simulated", "80 % interval", *said, "within", "holds", "how sure")
+    rows = table("promise", "simulated", "80 % interval", *said, "within", "holds", "chance")
     several = len({each.service for each in report.slo}) > 1
     for each in report.slo:
         said_of = f"{each.service}: " if several else ""

@@ -266,12 +266,15 @@ def test_names_are_valid_and_short_however_long_the_model_is_called() -> None:
 
 def test_equal_shares_are_said_with_what_they_cost() -> None:
     plan = planned("vllm", MODELS["dense"], [("aggregated", layout(tp=4), 2)], weights=[0.75, 0.25])
-    told = exported("shell", asked(plan))[1]["front/start.sh"]
-    assert "equal shares" in told
+    target, files = exported("shell", asked(plan))
+    assert "equal shares" in files["front/start.sh"]
+    assert "equal shares" in target.said(files)[-1]
     trt = planned("trtllm", MODELS["dense"], [("aggregated", layout(tp=4), 2)], weights=[0.75, 0.25])
-    config = exported("shell", asked(trt))[1]["front/nginx.conf"]
+    target, files = exported("shell", asked(trt))
+    config = files["front/nginx.conf"]
     assert "weight=3" in config
     assert "weight=1" in config
+    assert target.said(files) == target.told, "nginx keeps the plan's shares"
 
 
 # ------------------------------------------------------------------ folders

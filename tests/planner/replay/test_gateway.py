@@ -115,6 +115,10 @@ def test_too_long_requests_are_refused_and_counted(made: Plan, bare: ProfileStor
     assert got.refused[0].example == "request 1: 100000 + 50 tokens"
     assert got.attainment.value <= 0.75
     assert not any(check.holds for check in got.slo)  # a refused request is a promise broken
+    assert all(check.confidence == 0.0 for check in got.slo), "whatever the steps take: a quarter was refused"
+    isl[:] = [100_000 if i % 20 == 0 else 1000 for i in range(100)]
+    few = simulate_plan(made, open_loop(isl, osl, 5.0), "mixed", store=bare)
+    assert all(check.holds and (check.confidence or 0) > 0.9 for check in few.slo), "one in twenty may be refused"
     with pytest.raises(InputError, match="every request is refused: longer than max_model_len"):
         simulate_plan(made, open_loop(isl[:1], osl[:1], 5.0), "long", store=bare)
 
