@@ -117,7 +117,15 @@ class AskedRow:
     def group(self) -> Group:
         engine = self.model, self.gpu, self.framework, self.precision, self.kv_precision
         loaded = self.images, self.greedy, self.workload.speculation is not None
-        return (*engine, *loaded, self.state, self.recipe.chunked_prefill)
+        return (*engine, *loaded, self.state, self._cut)
+
+    @property
+    def _cut(self) -> bool | None:
+        """Whether prompts are cut: as said, or as the longest request that was said has it; None: as of the model."""
+        said, longest = self.recipe.chunked_prefill, self.recipe.max_model_len
+        if said is None and longest is not None and longest <= find_framework(self.framework).scheduler.mixes_from:
+            return False
+        return said
 
     @property
     def greedy(self) -> bool:

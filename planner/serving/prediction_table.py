@@ -275,7 +275,7 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
     _, gpu_name, framework_at, weights, kv, images, greedy, speculative, state, cut = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     if not cut:
-        framework = framework.serving(model.max_context_tokens, latent=model.is_latent)
+        framework = framework.serving(model.max_context_tokens, latent=model.is_latent, whole=cut is False)
     families().require_measured_widths(model)
     precision, kept = precision_on(framework, gpu, model, weights, kv, ran=desk.ran)
     framework.check_runs(precision, gpu)

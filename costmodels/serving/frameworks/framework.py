@@ -159,9 +159,11 @@ class Framework(Facts):
         ]
         return "; ".join(filter(None, [self.note, f"{self.title}: {'; '.join(older)}" if older else ""]))
 
-    def serving(self, longest: int, *, latent: bool) -> Framework:
-        """As it schedules a model of so long a context, with latent attention or without."""
-        if longest > self.scheduler.mixes_from and not (latent and self.scheduler.mixes_from):
+    def serving(self, longest: int, *, latent: bool, whole: bool = False) -> Framework:
+        """As it schedules a model of so long a context, with latent attention or without; ``whole``: told to leave
+        prompts uncut."""
+        mixes_from = self.scheduler.mixes_from
+        if not mixes_from or (longest > mixes_from and self.scheduler.chunked and not (latent or whole)):
             return self
         alone = {"prefill_first": True, "mixed": False}
         return self.model_copy(update={"scheduler": self.scheduler.model_copy(update=alone)})

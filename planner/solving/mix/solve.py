@@ -32,7 +32,8 @@ FEW_ENGINES = 120
 the programme in parts of engines is as good a bound, and sooner there."""
 
 ALONE = 0.9
-"""Of the time, for the steps one by one."""
+"""Of the time, for the steps one by one; of what is left then, for windows. Chosen on the benchmark's two questions, by
+which it is told (docs/fleets.md)."""
 
 
 @dataclass(frozen=True, eq=False)

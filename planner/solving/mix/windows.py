@@ -17,7 +17,8 @@ from planner.solving.mix.rounds import Rounds
 from planner.solving.solvers import Floats, Ints
 
 STEPS = 8
-"""Of a window, at least: with four the bound of a day of 24 hours rose by a tenth of what it did with eight."""
+"""Of a window, at least: with four the bound of a day of 24 hours rose by a tenth of what it did with eight. Chosen on
+the two benchmark questions (docs/fleets.md) that it is told by."""
 
 MOST_KNOWN = 400
 """Prices that are handed to a window."""

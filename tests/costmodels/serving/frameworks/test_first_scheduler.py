@@ -24,6 +24,13 @@ def test_prompts_go_first_where_the_release_does_not_cut_them(
     assert (policy.prefill_first, policy.mixed) == (alone, not alone)
 
 
+@pytest.mark.parametrize(("release", "alone"), [("0.7.3", True), ("0.8.5", False)])
+def test_so_they_do_where_it_is_told_not_to(release: str, alone: bool) -> None:
+    engine = find_framework(f"vllm@{release}")
+    for told in (engine.serving(131072, latent=False, whole=True), engine.with_prompts(False, None)):
+        assert told.serving(131072, latent=False).scheduler.prefill_first == alone
+
+
 def test_an_engine_that_is_told_to_cut_them_mixes() -> None:
     policy = find_framework("vllm@0.7.3").with_prompts(True, None).serving(8192, latent=False).scheduler
     assert policy.mixed
