@@ -6,6 +6,7 @@ measured at powers of two of both, and what lies between is taken between them (
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -134,8 +135,8 @@ def balance_facts() -> BalanceFacts:
     return shipped(Path(__file__).parent / "expert_balance.yaml", parse)
 
 
-def _kinds(layouts: Layouts) -> Ints:
-    like = priced_as(layouts.exchange)
+def _kinds(exchange: Ints) -> Ints:
+    like = priced_as(exchange)
     first = np.where(like == LOW_LATENCY, _KINDS.index("masked"), _KINDS.index("contiguous"))
     return np.where((like == ONE_SIDED) | (like == TWO_SIDED), _KINDS.index("grouped"), first)
 
@@ -150,31 +151,43 @@ def busiest_share(layouts: Layouts, routing: str) -> Floats:
 def ask_wide_experts(
     step: LayerStep, count: float, when: NDArray[np.bool_], tokens: Floats, slots: Floats, **shape: object
 ) -> None:
-    """Asks for the experts of ``tokens`` of each GPU on ``slots`` of it, [n]: between the powers of two that are
-    measured, as if times were straight lines. The skew is that of rows which fit how experts are balanced; tokens that
-    spread evenly leave none."""
+    """Asks for the experts of ``tokens`` of each GPU on ``slots`` of it, [n]. The skew is that of rows which fit how
+    experts are balanced; tokens that spread evenly leave none."""
     layouts = step.split.layouts
-    kinds = _kinds(layouts)
-    routing = balance_facts().routing[layouts.eplb, kinds]
+    routing = balance_facts().routing[layouts.eplb, _kinds(layouts.exchange)]
     if step.routing == "balanced":
         routing = np.full(len(layouts), code("routing", "balanced"))
+    for share, columns in wide_questions(layouts.exchange, routing, tokens, slots, shape):
+        step.work.ask(WIDE_MOE, count * share, when & (share != 0), **columns)
+
+
+def wide_questions(
+    exchange: Ints, routing: Ints, tokens: Floats, slots: Floats, shape: Mapping[str, object]
+) -> Iterator[tuple[Floats, dict[str, object]]]:
+    """What the experts of ``tokens`` of a GPU on ``slots`` of it, [n], are made of: each part's share and its columns.
+    Between the powers of two that are measured, times are as if they were straight lines.
+
+    Args:
+        exchange, routing: shape [n], codes; the exchange decides which grouped products run.
+        shape: ``dtype`` (a code), ``hidden``, ``intermediate`` and ``top_k``.
+    """
+    kinds, masked = _kinds(exchange), priced_as(exchange) == LOW_LATENCY
     coded = np.array([code("kind", name) for name in _KINDS])[kinds]
-    inside = np.where(layouts.low_latency, np.minimum(tokens, MOST_MASKED), tokens)
+    inside = np.where(masked, np.minimum(tokens, MOST_MASKED), tokens)
     uneven = (kinds == _KINDS.index("contiguous")) & (routing != code("routing", "balanced"))
     corners = [(many, share, slots, routing) for many, share in _drawn(between_powers(inside), uneven)]
     free = np.maximum(FREE_ROWS * slots / np.asarray(shape["top_k"], np.float64), MOST_MASKED)
-    beyond = np.where(layouts.low_latency, np.maximum(tokens - free, 0.0), 0.0) * COMPUTED / MOST_MASKED
+    beyond = np.where(masked, np.maximum(tokens - free, 0.0), 0.0) * COMPUTED / MOST_MASKED
     if beyond.any():  # what one expert more or less has to do is all arithmetic there
-        even = np.full(len(layouts), code("routing", "balanced"))
-        corners.append((np.full(len(layouts), MOST_MASKED), beyond, np.ones(len(layouts)), even))
+        even = np.full(len(kinds), code("routing", "balanced"))
+        corners.append((np.full(len(kinds), MOST_MASKED), beyond, np.ones(len(kinds)), even))
     own = DTYPES[int(str(shape["dtype"]))]
-    shape["dtype"] = np.where(layouts.low_latency, code("dtype", MASKED_IN), code("dtype", own))
-    each = np.where(layouts.low_latency, WEIGHT_BYTES[own] / WEIGHT_BYTES[MASKED_IN], 1.0)
+    dtype = np.where(masked, code("dtype", MASKED_IN), code("dtype", own))
+    each = np.where(masked, WEIGHT_BYTES[own] / WEIGHT_BYTES[MASKED_IN], 1.0)
     for many, many_share, places, skew in corners:
         for held, held_share in between_powers(places):
-            share = many_share * held_share * each
-            shape |= {"tokens": many, "slots": held, "kind": coded, "routing": skew}
-            step.work.ask(WIDE_MOE, count * share, when & (share != 0), **shape)
+            columns = {**shape, "dtype": dtype, "tokens": many, "slots": held, "kind": coded, "routing": skew}
+            yield many_share * held_share * each, columns
 
 
 Corner = tuple[Ints, Floats]

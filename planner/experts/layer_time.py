@@ -14,13 +14,14 @@ from typing import Literal
 
 import numpy as np
 
-from costmodels.estimates import Floats, Ints, combine
+from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.exchanges import exchange_names, more_us_of, priced_as, spread_of
-from costmodels.operations.questions import ACTIVATION_BYTES, Exchange, ExpertExchange
+from costmodels.operations.questions import ACTIVATION_BYTES, Exchange, ExpertExchange, StepWork
 from costmodels.operations.roofline import code
+from costmodels.operations.wide_moe import WIDE_MOE, wide_questions
 from costmodels.serving.frameworks.facts import EngineRole, Parallelism
 from costmodels.step.communication import Network, exchange_times
 from costmodels.step.expert_exchange import expert_exchange_times, fabric_kind
@@ -106,9 +107,10 @@ class LayerClock:
         self.hidden, self.precision = self.ffn.latent or model.hidden, precision
         self.costs, self.kind, self.network = costs, kind, network
         self.pairs = tokens * self.ffn.working_top_k
+        self.exchange = None if exchange is None else exchange_names().index(exchange)
         self._products: dict[tuple[str, int], Curve] = {}
         self._inside, self._outside = self._links()
-        self._there_and_back = None if exchange is None else self._sent(exchange_names().index(exchange))
+        self._there_and_back = None if self.exchange is None else self._sent(self.exchange)
 
     @property
     def gpus(self) -> int:
@@ -118,32 +120,53 @@ class LayerClock:
         return np.unique(np.rint(np.geomspace(1.0, max(self.pairs, 2.0), _POINTS)))
 
     def products(self, kind: str, slots: int) -> Curve:
-        """Time of the grouped products of one GPU, over the (token, expert) pairs it receives: that of a layer of
-        ``slots`` experts on one GPU with each pair a token of its own. (Measured rows with expert parallelism are of
-        the hottest rank of a skewed routing: the skew would be counted twice.)"""
+        """Time of the grouped products of one GPU, over the (token, expert) pairs it receives, spread evenly over its
+        ``slots``: what is uneven among GPUs is the placement's, and rows of a skewed routing would count it twice."""
         key = (kind, slots)
         if key not in self._products:
-            pairs, ffn = self._grid(), self.ffn
-            n = len(pairs)
-            columns = {
-                "dtype": code("dtype", self.precision.experts),
-                "tokens": pairs.astype(np.int64),
-                "hidden": self.hidden,
-                "intermediate": ffn.intermediate,
-                "top_k": 1,
-                "experts": slots,
-                "moe_tp": 1,
-                "moe_ep": 1,
-                "gated": int(ffn.gated),
-                "routing": code("routing", "balanced"),
-                "num_gpus": 1,
-            }
-            asked = {name: np.broadcast_to(np.asarray(column), n) for name, column in columns.items()}
-            times = self.costs[kind].estimate("moe", asked)
+            pairs, cost = self._grid(), self.costs[kind]
+            times = self._gathered(cost, pairs, slots) if self.exchange is None else self._wide(cost, pairs, slots)
             # More work never takes less time: measured rows have noise, and a search would exploit it.
             parts = [np.maximum.accumulate(part) for part in (times.value, times.low, times.high)]
             self._products[key] = Curve(pairs, *parts)
         return self._products[key]
+
+    def _gathered(self, cost: CostModel, pairs: Floats, slots: int) -> Estimates:
+        """As of a layer of ``slots`` experts on one GPU with each pair a token of its own."""
+        columns = {
+            "dtype": code("dtype", self.precision.experts),
+            "tokens": pairs.astype(np.int64),
+            "hidden": self.hidden,
+            "intermediate": self.ffn.intermediate,
+            "top_k": 1,
+            "experts": slots,
+            "moe_tp": 1,
+            "moe_ep": 1,
+            "gated": int(self.ffn.gated),
+            "routing": code("routing", "balanced"),
+            "num_gpus": 1,
+        }
+        return cost.estimate(
+            "moe", {name: np.broadcast_to(np.asarray(column), len(pairs)) for name, column in columns.items()}
+        )
+
+    def _wide(self, cost: CostModel, pairs: Floats, slots: int) -> Estimates:
+        """By the products that engines run behind the exchange, as in their steps."""
+        n, top_k = len(pairs), self.ffn.working_top_k
+        shape = {
+            "dtype": code("dtype", self.precision.experts),
+            "hidden": self.hidden,
+            "intermediate": self.ffn.intermediate,
+            "top_k": top_k,
+        }
+        even, held = np.full(n, code("routing", "balanced")), np.full(n, float(slots))
+        work = StepWork(n)
+        for share, columns in wide_questions(np.full(n, self.exchange), even, pairs / top_k, held, shape):
+            work.ask(WIDE_MOE, share, share != 0, **columns)
+        parts = work.asked[WIDE_MOE.name]
+        questions = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+        candidate, count = (np.concatenate([getattr(part, name) for part in parts]) for name in ("candidate", "count"))
+        return cost.estimate(WIDE_MOE.name, questions).summed(candidate, count, n)
 
     def _links(self) -> tuple[Curve, Curve]:
         """Time of one exchange within a domain and of one between domains, over the pairs of the fullest GPU."""

@@ -13,6 +13,8 @@ def cannot(plan: PowerPlan) -> str | None:
     """Why there is nothing to apply, or None."""
     if not plan.decision.levels:
         return f"the plan's policy ({plan.decision.policy}) has no levels of caps"
+    if not parts(plan):
+        return "the plan is of an older release and does not say what its GPUs can be set to"
     return None
 
 

@@ -24,6 +24,8 @@ class _OfPower(Target):
 
     @property
     def otherwise(self) -> str:
+        if self.plan.decision.levels:
+            return "plan the row again (`plan power`), and export that"
         return "nothing has to be set: no policy with caps holds more servers under these promises"
 
 

@@ -12,6 +12,7 @@ from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.exchanges import HIGH_THROUGHPUT, LOW_LATENCY
 from costmodels.operations.questions import ExpertExchange
+from costmodels.operations.roofline import code
 from costmodels.serving.frameworks.facts import EngineRole
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.step.communication import Network
@@ -105,7 +106,9 @@ def test_tokens_that_stay_are_exchanged_once_and_as_far_as_they_cross(
 
 
 @pytest.mark.parametrize(("role", "tokens"), [("prefill", 4096), ("decode", 128)])
-def test_the_exchange_is_that_of_an_engine_of_the_role(role: EngineRole, tokens: int, bare: ProfileStore) -> None:
+def test_experts_and_their_exchange_are_those_of_an_engine_of_the_role(
+    role: EngineRole, tokens: int, bare: ProfileStore
+) -> None:
     """By hand from the law: nine nodes, eight experts a token in four of eight groups."""
     model, gpu = find_architecture("deepseek-ai/DeepSeek-V3"), find_gpu("H100-SXM")
     network, cost = Network(8, find_fabric("ib-400g")), CostModel(gpu, "sglang", bare)
@@ -123,6 +126,19 @@ def test_the_exchange_is_that_of_an_engine_of_the_role(role: EngineRole, tokens:
     asked = ExpertExchange(kind * one, tokens * np.ones(1), np.ones(1), 7168, 8, 256, 8, 4, 72 * one, 0 * one, 1.0)
     sent = expert_exchange_times(cost, network, [asked], 1)
     assert even.exchange[0] == pytest.approx(sent.dispatch.value[0] + sent.combine.value[0], rel=0.02)
+    products = {
+        "tokens": tokens,
+        "hidden": 7168,
+        "intermediate": 2048,
+        "top_k": 8,
+        "slots": 4,
+        "num_gpus": 1,
+        "dtype": code("dtype", "fp8_block"),
+        "routing": code("routing", "balanced"),
+        "kind": code("kind", {"prefill": "contiguous", "decode": "masked"}[role]),
+    }
+    alone = cost.estimate("wide_moe", {name: value * one for name, value in products.items()})
+    assert even.experts[0] == pytest.approx(alone.value[0], rel=0.02)
 
 
 def test_exchanges_are_those_that_reach(bare: ProfileStore) -> None:

@@ -273,3 +273,10 @@ def test_each_type_of_gpu_has_alerts_and_annotations_of_its_own(mixed: PowerPlan
     patches = files(mixed, "dynamo-power")
     (name,) = (each for each in patches if each.endswith("/level-2-lp.yaml") and not each.startswith("dgx/"))
     assert yaml.safe_load(patches[name])["spec"]["template"]["metadata"]["annotations"][ANNOTATION] == "600"
+
+
+def test_a_plan_that_does_not_say_what_its_gpus_can_be_set_to_is_refused(plan: PowerPlan) -> None:
+    older = plan.model_copy(update={"decision": plan.decision.model_copy(update={"settable": ()})})
+    for target in ("nvidia-smi", "dynamo-power"):
+        with pytest.raises(Unsupported, match="older release"):
+            files(older, target)
