@@ -42,7 +42,7 @@ def find_target(name: str, kind: str) -> type[Target]:
             f"choose from {', '.join(mine)}" if mine else f"documents of kind {kind} are not exported",
         )
     every = mine or tuple(sorted({one for one, _ in known}))
-    raise UnknownName("--to", name, every, f"all: {', '.join(every)}")
+    raise UnknownName("--to", name, every, f"choose from {', '.join(every)}")
 
 
 def exported(name: str, asked: Asked) -> tuple[Target, dict[str, str]]:
