@@ -162,6 +162,15 @@ class StepWork:
         counts = np.broadcast_to(np.asarray(count, dtype=np.float64), self.candidates)[chosen]
         self.asked.setdefault(kernel.name, []).append(Asked(full, chosen.astype(np.int64), counts, beside))
 
+    def together(self, operation: str) -> tuple[dict[str, NDArray[np.generic]], Ints, Floats]:
+        """All that is asked of ``operation``, which is: columns, the candidate of each question and how often."""
+        parts = self.asked[operation]
+        columns = {
+            name: np.concatenate([np.asarray(part.columns[name]) for part in parts]) for name in parts[0].columns
+        }
+        candidate = np.concatenate([part.candidate for part in parts])
+        return columns, candidate, np.concatenate([part.count for part in parts])
+
     def exchange(
         self, kind: str, message_bytes: Floats, ranks: Ints, count: Floats | float, *, to_experts: bool = False
     ) -> None:

@@ -229,10 +229,7 @@ def _kernels(cost: CostModel | ProductsAlone, work: StepWork, operation: str) ->
     n = work.candidates
     if not asked:
         return _Kernels(Estimates.exact(np.zeros(n)), np.zeros((2, n)), np.zeros(n))
-    names = asked[0].columns
-    questions = {name: np.concatenate([np.asarray(part.columns[name]) for part in asked]) for name in names}
-    candidate = np.concatenate([part.candidate for part in asked])
-    count = np.concatenate([part.count for part in asked])
+    questions, candidate, count = work.together(operation)
     kernel, hardware = families().kernel(operation), cost.kernel(operation).hardware
     rooflines = kernel.times_us(questions, np.zeros(len(candidate), np.int64), hardware)
     bounds = np.stack([np.bincount(candidate, time * count, n).astype(np.float64) for time in rooflines])

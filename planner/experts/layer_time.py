@@ -163,9 +163,7 @@ class LayerClock:
         work = StepWork(n)
         for share, columns in wide_questions(np.full(n, self.exchange), even, pairs / top_k, held, shape):
             work.ask(WIDE_MOE, share, share != 0, **columns)
-        parts = work.asked[WIDE_MOE.name]
-        questions = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-        candidate, count = (np.concatenate([getattr(part, name) for part in parts]) for name in ("candidate", "count"))
+        questions, candidate, count = work.together(WIDE_MOE.name)
         return cost.estimate(WIDE_MOE.name, questions).summed(candidate, count, n)
 
     def _links(self) -> tuple[Curve, Curve]:
