@@ -257,12 +257,21 @@ def test_a_measured_engine_had_its_experts_cut_as_it_starts() -> None:
 
 
 def test_words_that_are_taken_for_others_are_said() -> None:
-    run = {**VLLM, "mode": "weird", "spec": "mtp", "total_input_tokens": str(320 * 50_000)}
+    run = {**VLLM, "mode": "weird", "spec": "eagle", "total_input_tokens": str(320 * 50_000)}
     note = answered(run)["note"]
     assert "mode: 'weird' is not known" in note
-    assert "has no module that drafts" in note
+    assert "nothing says what Qwen/Qwen3-32B drafts with" in note
     assert "longer than the 40,960" in note
     assert "not known" not in answered({**VLLM, "mode": "closed"})["note"]
+
+
+def test_a_model_drafts_for_itself_only_where_it_can() -> None:
+    assert "no layers that draft (MTP)" in answered({**VLLM, "spec": "mtp3"})["error"]
+    three, usual = (answered({**VLLM, "spec": spec})["note"] for spec in ("eagle:3", "eagle3"))
+    assert "3 drafted tokens" in three
+    assert "drafts with" in usual
+    unsaid = {**VLLM, "model_id": "Qwen/Qwen3-Next-80B-A3B-Instruct", "tensor_parallel_size": "4", "spec": "mtp2"}
+    assert "nothing says what" in answered(unsaid)["note"], "its checkpoint has such layers, its config.json not"
 
 
 def test_lengths_that_are_means_of_a_data_set_differ() -> None:
