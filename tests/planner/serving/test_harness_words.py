@@ -265,15 +265,6 @@ def test_words_that_are_taken_for_others_are_said() -> None:
     assert "not known" not in answered({**VLLM, "mode": "closed"})["note"]
 
 
-def test_a_model_drafts_for_itself_only_where_it_can() -> None:
-    assert "no layers that draft (MTP)" in answered({**VLLM, "spec": "mtp3"})["error"]
-    three, usual = (answered({**VLLM, "spec": spec})["note"] for spec in ("eagle:3", "eagle3"))
-    assert "3 drafted tokens" in three
-    assert "drafts with" in usual
-    unsaid = {**VLLM, "model_id": "Qwen/Qwen3-Next-80B-A3B-Instruct", "tensor_parallel_size": "4", "spec": "mtp2"}
-    assert "nothing says what" in answered(unsaid)["note"], "its checkpoint has such layers, its config.json not"
-
-
 def test_lengths_that_are_means_of_a_data_set_differ() -> None:
     notes: list[str] = []
     said = {"isl": "236", "osl": "346", "mode": "closed"}

@@ -64,6 +64,15 @@ def test_prompts_that_go_alone_are_not_said_to_be_cut() -> None:
         assert f"chunked_prefill={cut}" in row(model=model, framework="vllm@0.7.3")["note"]
 
 
+def test_a_model_drafts_for_itself_only_where_it_can() -> None:
+    assert "Qwen/Qwen3-8B has no layers that draft (MTP)" in row(spec="mtp3")["error"]
+    three, usual = (row(spec=spec)["note"] for spec in ("eagle:3", "eagle3"))
+    assert "3 drafted tokens" in three
+    assert "nothing says what Qwen/Qwen3-8B drafts with" in usual
+    unsaid = row(model="Qwen/Qwen3-Next-80B-A3B-Instruct", tp="4", spec="mtp2")
+    assert "nothing says what" in unsaid["note"], "its checkpoint has such layers, its config.json says nothing"
+
+
 def test_the_same_said_is_the_same_predicted() -> None:
     said = row(max_num_seqs="1024", max_num_batched_tokens="8192", gpu_memory_utilization="0.9", chunked_prefill="yes")
     assert said["ttft_ms_mean"] == row()["ttft_ms_mean"]
