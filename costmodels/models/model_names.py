@@ -13,6 +13,7 @@ from typing import Any
 from profiles.shipped import shipped
 
 _FILE = Path(__file__).parent / "model_names.yaml"
+_PLAIN = ("organizations", "tunings", "own_drafts")
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,17 @@ def unmodelled(model: str = "", model_type: str = "") -> str | None:
     return None
 
 
+def drafts_unsaid(model_type: str) -> bool:
+    """Whether checkpoints of the type hold layers that draft though their config.json says nothing of them."""
+    return model_type in _facts()["own_drafts"]
+
+
 @cache
 def _facts() -> Mapping[str, Any]:
     return shipped(
         _FILE,
         lambda document: (
-            {key: document[key] for key in ("organizations", "tunings", "formats", "caches", "unmodelled")}
+            {key: document[key] for key in (*_PLAIN, "formats", "caches", "unmodelled")}
             | {key: {name.casefold(): entry for name, entry in document[key].items()} for key in ("relatives", "short")}
         ),
     )

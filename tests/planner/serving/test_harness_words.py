@@ -263,10 +263,10 @@ def test_a_measured_engine_had_its_experts_cut_as_it_starts() -> None:
 
 
 def test_words_that_are_taken_for_others_are_said() -> None:
-    run = {**VLLM, "mode": "weird", "spec": "mtp", "total_input_tokens": str(320 * 50_000)}
+    run = {**VLLM, "mode": "weird", "spec": "eagle", "total_input_tokens": str(320 * 50_000)}
     note = answered(run)["note"]
     assert "mode: 'weird' is not known" in note
-    assert "has no module that drafts" in note
+    assert "nothing says what Qwen/Qwen3-32B drafts with" in note
     assert "longer than the 40,960" in note
     assert "not known" not in answered({**VLLM, "mode": "closed"})["note"]
 
