@@ -150,12 +150,13 @@ def closed_loop_answers(
         tokens_per_s = np.where(one, users * 1e6 / np.nanmean(ttft, axis=1), tokens_per_s)
         of_e2e = np.where(one, of_ttft[0], of_e2e[0]), np.where(one, of_ttft[1], of_e2e[1])
     itl, unsure = itl_us(load, running, layouts.dp, grid)
-    of_itl = -np.hypot(of_tpot[0], unsure), np.hypot(of_tpot[1], unsure)
+    of_itl = [(-np.hypot(of_tpot[0], each), np.hypot(of_tpot[1], each)) for each in unsure]
     return Answers(
         answer.latency(ttft, of_ttft),
         answer.latency(loop.tpot, of_tpot),
         answer.latency(e2e, of_e2e),
-        *(answer.estimates(itl[k], (of_itl[0][k], of_itl[1][k])) for k in range(2)),
+        answer.estimates(itl[0], of_itl[0]),
+        answer.estimates(itl[1], of_itl[1]),
         answer.rates(tokens_per_s, of_e2e),
         _watts(served.gpu, times, loop, len(layouts)),
         load.mean_isl / load.mean_osl,
