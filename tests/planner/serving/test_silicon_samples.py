@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from planner.serving.harness_words import in_one_cell, in_our_terms
+from planner.serving.harness_words import in_our_terms
 
 
 @pytest.mark.parametrize(
