@@ -65,6 +65,12 @@ JITTER = 1.06
 """p90 ÷ p50 of the time between tokens while no step holds prompts (median of 125 runs, ML.ENERGY 0cd52da)."""
 
 
+UNSURE_QUEUE = 1.0
+"""Half-width (log, 80 %) by which TTFT may be longer than its interval has it, of the square of the share of it that
+requests wait for others: learnt from the runs of the fit, where it lowers the interval score of each framework, of
+models and of GPU types left out (1.264 to 1.223, inside 79 to 83 %; of TTFT more than 60 % of which is a wait under
+SGLang 55 to 78 %)."""
+
 UNSURE_WAIT = 0.5
 """Half-width (log, 80 %) of how far a step without prompts grows by those of lengths that only a mean is known of, of
 the share that this is of the step: learnt from those runs, 82 % of whose p90 lie inside with it, a model left out (72
@@ -149,6 +155,9 @@ def closed_loop_answers(
         e2e = np.where(one[:, None], ttft, e2e)
         tokens_per_s = np.where(one, users * 1e6 / np.nanmean(ttft, axis=1), tokens_per_s)
         of_e2e = np.where(one, of_ttft[0], of_e2e[0]), np.where(one, of_ttft[1], of_e2e[1])
+    ttft_parts = _ttft_parts(grid, loop, ttft, load.of_opening(_first_us(calibration, load)))
+    queued = ttft_parts[QUEUE] / np.nanmean(ttft, axis=1)
+    of_ttft = of_ttft[0], np.hypot(of_ttft[1], UNSURE_QUEUE * queued**2)
     itl, unsure = itl_us(load, running, layouts.dp, grid)
     of_itl = [(-np.hypot(of_tpot[0], each), np.hypot(of_tpot[1], each)) for each in unsure]
     return Answers(
@@ -161,7 +170,7 @@ def closed_loop_answers(
         _watts(served.gpu, times, loop, len(layouts)),
         load.mean_isl / load.mean_osl,
         tpot_parts=_tpot_parts(times, loop, len(layouts)),
-        ttft_parts=_ttft_parts(grid, loop, ttft, load.of_opening(_first_us(calibration, load))),
+        ttft_parts=ttft_parts,
     )
 
 
@@ -174,12 +183,15 @@ def _tpot_parts(times: StepTimes, loop: ClosedLoop, n: int) -> dict[str, Floats]
     return {**parts, "steps with prompts": tpot * loop.tpot_prefill}
 
 
+QUEUE = "queue and steps in progress"
+
+
 def _ttft_parts(grid: StepGrid, loop: ClosedLoop, ttft: Floats, compiled: Floats) -> dict[str, Floats]:
     """The time to the first token: its own prompt's steps, the wait for others' and for steps, that of first requests
     for kernels to be ``compiled`` (on average, [n]), and the front end."""
     engine, whole = np.nanmean(loop.ttft, axis=1), np.nanmean(ttft, axis=1)
     own = np.minimum(grid.prefill_us[:, 0], engine)
-    parts = {"own prompt": own, "queue and steps in progress": engine - own, "front end": whole - engine - compiled}
+    parts = {"own prompt": own, QUEUE: engine - own, "front end": whole - engine - compiled}
     return parts | ({"kernels compiled at first": compiled} if compiled.any() else {})
 
 
