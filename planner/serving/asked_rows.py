@@ -65,8 +65,9 @@ RUN = ("osl_length_biased", "mode", "spec", COLD)
 
 _BURSTS, _LOOPS = ("burst", "offline"), ("", "closed", "open")
 USUAL = -1
-_DRAFTED = re.compile(r"(?:mtp[-_ ]?|eagle3?:)([1-9])", re.ASCII)
-_DRAFTS, _NO_DRAFTS = ("mtp", "eagle", "eagle3", "yes", "true", "on"), ("none", "off", "no", "false", "0")
+_DRAFTED = re.compile(r"(?:(?:mtp|nextn)[-_ =]?|eagle3?:)([1-9])", re.ASCII)
+_DRAFTS = ("mtp", "nextn", "eagle", "eagle3", "eagle-3", "yes", "true", "on")
+_NO_DRAFTS = ("none", "off", "no", "false", "0")
 
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 

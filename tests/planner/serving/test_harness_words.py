@@ -197,17 +197,6 @@ def test_samples_of_aiconfigurator_list_some_engines_as_the_square_of_their_gpus
 
 
 @pytest.mark.parametrize(
-    ("framework", "isl", "spread", "budget"),
-    [("vllm", "1024", "0.9922-1", "1032"), ("sglang", "1024", "", "8192"), ("sglang", "4000", "0.8-1", "8192")],
-)
-def test_runs_of_the_samples_own_authors_are_no_campaigns(framework: str, isl: str, spread: str, budget: str) -> None:
-    said = {"framework": framework, "isl": isl, "osl": "512", "silicon_data_source": "source_file=/Users/x/y.csv"}
-    found = in_our_terms({**said, "batch_size": "8", "precision": "fp8"}, [])
-    assert (found.get("spread", ""), found.get("campaign")) == (spread, None)
-    assert (found["max_num_batched_tokens"], found["kv_precision"]) == (budget, "fp8")
-
-
-@pytest.mark.parametrize(
     ("more", "kept"),
     [
         ({"concurrency": "31.2"}, "rate"),  # a mean was measured

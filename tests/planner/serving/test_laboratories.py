@@ -30,7 +30,7 @@ def test_laboratories_with_runs_and_nobody_are_no_strangers(who: str) -> None:
     assert laboratories().stranger({"source": who}) == ""
 
 
-@pytest.mark.parametrize("who", ["NVIDIA NIM", "dstack", "my inferencex"])
+@pytest.mark.parametrize("who", ["NVIDIA NIM", "NVIDIA Dynamo", "dstack", "my inferencex"])
 def test_all_others_are(who: str) -> None:
     assert laboratories().stranger({"source": who}) == who
     assert laboratories().stranger({"source": "inferencex", "campaign": who}) == who
