@@ -74,8 +74,8 @@ def readings(model: str) -> Iterator[Reading]:
             other = _facts()["twice"].get(stem.casefold(), "")
             read = _related(of.rpartition("/")[2], precision) or Reading(of, precision)
             yield replace(read, called=of if read.name != of else "", other=other)
-        if (read := _related(stem, precision)) is not None:
-            yield replace(read, called="") if organization else read
+        if (relative := _related(stem, precision)) is not None:
+            yield replace(relative, called="") if organization else relative
         for name in (stem, *_tunings(stem)):
             for full in _organizations(organization, name):
                 # an organisation that quantizes another's model may not do it as that one does
