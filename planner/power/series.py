@@ -136,11 +136,7 @@ def timeline(
     _, met = reference_load(row, row.today)
     day = whole_day(load, n, REFERENCE_SEED, met.day)
     # The day before ends as this one begins: engines are as full as they would be.
-    first = day.second < WARM_S
-    warm = DayOfRequests(
-        np.concatenate([day.second[first], day.second + WARM_S]),
-        *(np.concatenate([each[first], each]) for each in (day.server, day.isl, day.osl, day.count)),
-    )
+    warm = DayOfRequests.joined([day.within(0, WARM_S, 0), day.within(0, DAY_S, -WARM_S)])
     chance = chance_of(REFERENCE_SEED, met.day)
     one = simulate(row, policy, n, row.requests(warm), chance, DAY_S + WARM_S)
     return np.asarray(one.watts[WARM_S:] * row.block)
