@@ -10,6 +10,7 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from planner.power.arrays import MOST_WATTS, TOKENS_IN, TOKENS_LEFT, Requests
+from planner.power.drawn import DayOfRequests, Packed
 from planner.power.policy import Policy
 from planner.power.reference import UNCAPPED
 from planner.power.request import PowerRequest
@@ -19,9 +20,7 @@ from planner.power.threads import in_order
 from planner.power.traffic import (
     SLOT_S,
     WARM_S,
-    DayOfRequests,
     Load,
-    Packed,
     Tail,
     busiest,
     stretch,

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from costmodels.estimates import Floats
+from planner.power.drawn import DayOfRequests
 from planner.power.policy import NAMES, CapCommand, Policy, driven, none
 from planner.power.reference import REFERENCE_SEED, reference_load
 from planner.power.report import Solved
 from planner.power.request import PowerRequest, check
 from planner.power.row import polca_for, row_without_load, threshold_for, today_caps
 from planner.power.simulator import RowModel, chance_of, simulate
-from planner.power.traffic import DAY_S, WARM_S, DayOfRequests, RecordedLoad, ReferenceLoad, whole_day
+from planner.power.traffic import DAY_S, WARM_S, RecordedLoad, ReferenceLoad, whole_day
 from profiles.errors import UnknownName
 from profiles.files import Source
 from profiles.hardware import SHIPPED, Catalogue

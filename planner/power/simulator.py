@@ -27,10 +27,11 @@ from planner.power.arrays import (
     Tables,
     fresh,
 )
+from planner.power.drawn import DayOfRequests
 from planner.power.policy import BRAKE_AT, Policy
 from planner.power.readings import worn
 from planner.power.server import ServerKind, clock_shares, tables_of
-from planner.power.traffic import DAY_S, OCTET, DayOfRequests, Load
+from planner.power.traffic import DAY_S, OCTET, Load
 
 
 def _kernel() -> Callable[..., int]:

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from planner.power import arrays, readings
+from planner.power.drawn import DayOfRequests, Packed
 from planner.power.policy import Policy, none, polca, static
 from planner.power.simulator import Outcome, RowModel, chance_of, held_for, simulate
 from planner.power.traffic import (
     Bursts,
-    DayOfRequests,
-    Packed,
     RecordedLoad,
     ReferenceLoad,
     busiest,
