@@ -315,11 +315,13 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
     served = ServedModel(
         model, precision, framework, cost, network, images, drafting, greedy=greedy, state=state, busier=busier
     )
-    if served.own_calibration is not None:  # whoever measured these runs taught what is predicted by
+    own = served.own_calibration
+    if own is not None:  # whoever measured these runs taught what is predicted by
         rows = [replace(row, stranger="") for row in rows]
     engines = []
     for row in rows:
-        told = (out["note"][row.index], *served.notes, _stranger_told(row))
+        learned = None if own is None else f"overheads are learned from {own.fitted_on} ({own.date})"
+        told = (out["note"][row.index], *served.notes, _stranger_told(row), learned)
         out["note"][row.index] = "; ".join(filter(None, told))
         try:
             engines.append(AskedEngine.of(row, served))

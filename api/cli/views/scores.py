@@ -29,7 +29,11 @@ def show(scores: Scores) -> None:
             _table(out, of, cut)
         left = sum(each.rows for each in scores.left_out)
         out.print()
-        out.print(Text(f"{scores.rows:,} rows: {scores.rows - left:,} predicted, {left:,} not."))
+        out.print(
+            Text(
+                f"{scores.rows:,} row{'s' if scores.rows > 1 else ''}: {scores.rows - left:,} predicted, {left:,} not."
+            )
+        )
         for each in scores.left_out:
             bullet(out, f"{each.rows:,}: {each.reason}")
         for each in scores.unread:
@@ -41,7 +45,8 @@ def show(scores: Scores) -> None:
         if scores.not_read:
             bullet(out, _nothing_of(scores.not_read))
         if scores.unmeasured:
-            bullet(out, f"{scores.unmeasured:,} predicted rows have nothing measured")
+            several = "rows have" if scores.unmeasured > 1 else "row has"
+            bullet(out, f"{scores.unmeasured:,} predicted {several} nothing measured")
         if scores.scores:
             out.print(
                 Text(

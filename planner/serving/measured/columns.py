@@ -52,7 +52,7 @@ _STATISTIC = {
 _IN_MS = {
     **dict.fromkeys(("ms", "msec", "milliseconds"), 1.0),
     **dict.fromkeys(("s", "sec", "secs", "seconds"), 1e3),
-    **dict.fromkeys(("us", "usec", "microseconds"), 1e-3),
+    **dict.fromkeys(("us", "µs", "usec", "microseconds"), 1e-3),
 }
 _WHOSE = ("silicon", "measured", "successful")
 """Of AIConfigurator's samples (``silicon_ttft_ms``), of those who keep what was predicted beside, and of GuideLLM."""
@@ -160,7 +160,8 @@ def measured_columns(table: pd.DataFrame) -> Measured:
     for column in columns:
         held = quantity_of(_between(column) if whole_tokens else column, units.get(column, ""))
         if held is not None:
-            found.setdefault(held[0], []).append((column, held[1] * _values(table[column], column, unread)))
+            in_ms = held[1] if held[0].startswith(_TIMES) else 0.0
+            found.setdefault(held[0], []).append((column, held[1] * _values(table[column], column, unread, in_ms)))
     for column in columns:
         shared = _per_gpu(column)
         if shared is not None and shared[1] == OF_ALL and shared[0] not in found and column not in QUANTITIES:
@@ -220,15 +221,23 @@ def _gpus(table: pd.DataFrame) -> Floats:
     return np.where(told, out, 1.0)  # of one GPU, as it is predicted
 
 
-def _values(texts: pd.Series, column: str, unread: Counter[str]) -> Floats:
+_TIMES = (*LATENCIES, "itl_ms")
+_WITH_UNIT = re.compile(rf"(.*[0-9.])\s*({'|'.join(_IN_MS)})")
+
+
+def _values(texts: pd.Series, column: str, unread: Counter[str], in_ms: float = 0.0) -> Floats:
     """Load generators write 0 where nothing was measured (the time between tokens of requests for one). What is no
-    number (``OOM``, ``timeout``) was not measured either, and is counted in ``unread``."""
+    number (``OOM``, ``timeout``) was not measured either, and is counted in ``unread``. ``in_ms``: of a column of
+    times, what its unit is; a cell may have its own (``1.2 s``)."""
     out = np.full(len(texts), np.nan)
     for row, text in enumerate(texts):
         said = cell(str(text))
         if not said:
             continue
-        value = number(without_commas(said))
+        own = _WITH_UNIT.fullmatch(said) if in_ms else None
+        value = number(without_commas(own[1] if own else said))
+        if own and value is not None:
+            value *= _IN_MS[own[2]] / in_ms
         if value is None or not 0 <= value < np.inf:
             unread[f"{column}: {shown(said)} is no number above 0"] += 1
         else:

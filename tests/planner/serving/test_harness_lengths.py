@@ -181,3 +181,9 @@ def test_a_reader_is_told_of_answers_that_are_shorter_than_asked() -> None:
     drawn: list[str] = []
     in_our_terms({"isl": "1024", "osl": "70", "spread": "0.8-1", **totals, "total_input_tokens": "147456"}, drawn)
     assert drawn == []
+
+
+@pytest.mark.parametrize("isl", ["512-1536", "1024±200", "uniform(100;2000)"])
+def test_lengths_as_ranges_are_refused_with_the_way_out(isl: str) -> None:
+    error = predict(pd.DataFrame([{**ROW, "isl": isl}]))["error"][0]
+    assert "is how lengths are drawn; give their mean" in error

@@ -174,6 +174,14 @@ def test_every_quantity_is_a_column_of_the_prediction() -> None:
             assert f"{ENDS.get(quantity, quantity)}_low" in ADDED
 
 
+def test_a_cell_of_a_time_may_have_its_own_unit() -> None:
+    table = pd.DataFrame({"ttft_ms_mean": ["120ms", "0.12 s", "120", "soon"], "e2e_s": ["1.2", "1200 ms", "1.2s", ""]})
+    read = measured_columns(table)
+    assert list(read.values["ttft_ms_mean"][:3]) == pytest.approx([120.0] * 3)
+    assert list(read.values["e2e_ms_mean"][:3]) == pytest.approx([1200.0] * 3)
+    assert [count for _, count in read.unread] == [1]
+
+
 def test_cells_that_are_no_numbers_were_not_measured_and_are_counted() -> None:
     table = pd.DataFrame({"tp": ["2"] * 6, "ttft_ms_mean": ["1,234.5", "OOM", "OOM", "-3", "", "0"]})
     truth = measured_columns(table)
