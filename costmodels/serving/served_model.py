@@ -140,13 +140,14 @@ class ServedModel:
         return self.framework.capabilities.launched_early(self.gpu, self.model.model_type)
 
     def slow_experts(self, layouts: Layouts) -> NDArray[np.bool_]:
-        """Of which layouts experts take longer than their rows say, [n]; an all-to-all has rows of its own."""
+        """Of which layouts experts take longer than their rows say, [n]: of those that share them out whole, or gather
+        tokens for them; an all-to-all has rows of its own."""
         can, release, experts = self.framework.capabilities, self.framework.release, self.precision.of("experts")
         one, many = (
             any(each.holds(self.gpu, experts, release, replicas=replicas) for each in can.slow_experts)
             for replicas in (False, True)
         )
-        return np.asarray(np.where(layouts.dp > 1, many, one) & ~layouts.wide)
+        return np.asarray(np.where(layouts.dp > 1, many, one & (layouts.ep > 1)) & ~layouts.wide)
 
     @property
     def gpu(self) -> Gpu:
