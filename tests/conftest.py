@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
+from itertools import compress, product
 from pathlib import Path
 
 import pytest
+from _pytest.mark.expression import Expression
 
 from costmodels.kernels.on_disk import CACHE_VARIABLE
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """``test_*_slow.py`` holds slow tests alone, whose very collection takes minutes: left out where they are."""
-    return True if collection_path.stem.endswith("_slow") and config.option.markexpr == "not slow" else None
+    return True if collection_path.stem.endswith("_slow") and leaves_out("slow", config.option.markexpr) else None
+
+
+def leaves_out(mark: str, asked: str) -> bool:
+    """Whether no test with ``mark`` is among those that a ``-m`` asks for, whatever else it is marked with."""
+    if not asked:
+        return False
+    expression = Expression.compile(asked)
+    others = sorted(set(re.findall(r"\w+", asked)) - {mark, "and", "or", "not"})
+    chosen = (set(compress(others, each)) for each in product((0, 1), repeat=len(others)))
+    return not any(expression.evaluate(lambda name, has=has, **_: name == mark or name in has) for has in chosen)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,7 +31,7 @@ from costmodels.kernels.kernel_models import (
     hardware_of,
     load_rows,
 )
-from costmodels.kernels.on_disk import cache_folder, kept_rows, read_fitted, write_fitted
+from costmodels.kernels.on_disk import alone, cache_folder, kept_rows, read_fitted, write_fitted
 from costmodels.kernels.overlay import Overlay, lay_over
 from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.operations.registry import families
@@ -301,8 +301,12 @@ class CostModel:
         """The forest of ``operation``, from the cache or fitted; None without rows that speak for the
         framework."""
         folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(of_pack.encode()).hexdigest()[:16]}"
-        loaded = read_fitted(folder, self.gpu.name, has_rows=self.gpu.name in hardware.names)
-        if loaded is None:
+        has_rows = self.gpu.name in hardware.names
+        if (loaded := read_fitted(folder, self.gpu.name, has_rows=has_rows)) is not None:
+            return loaded
+        with alone(folder, lambda: self._progress(f"another process is learning {operation}; waiting for it")):
+            if (loaded := read_fitted(folder, self.gpu.name, has_rows=has_rows)) is not None:
+                return loaded
             self._progress(f"learning {operation} ({self.framework}) from the measurements; kept for next time")
             rows = load_rows(self.store, operation, self.framework, hardware, left_out=self._left_out(operation))
             if not len(rows.gpu):

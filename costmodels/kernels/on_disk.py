@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 import costmodels.operations
@@ -28,12 +29,31 @@ from costmodels.operations.roofline import CODES
 from profiles.whole_files import whole_file, whole_folder
 
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
+_PATIENCE_S = 120.0  # no forest takes as long to fit: one that does belongs to a process that was stopped
 
 
 def cache_folder() -> Path:
     """Where all this is kept: $SHARDWRIGHT_CACHE, else the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("shardwright"))
+
+
+@contextmanager
+def alone(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Keeps other processes and threads from fitting the forest of ``folder`` while this one does; ``waiting`` is
+    called where another is at it. Where nothing can be locked (read-only home, a file system without locks), and after
+    two minutes, two may fit the same."""
+    lock = FileLock(cache_folder() / "locks" / f"{folder.name}.lock")
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):  # a lock that is not had in time is an OSError too
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                waiting()
+                lock.acquire(timeout=_PATIENCE_S)
+            held.callback(lock.release)
+        yield
 
 
 def write_fitted(folder: Path, fitted: Fitted) -> None:

@@ -24,6 +24,7 @@ from costmodels.models.mixers import (
     PerLayerInputs,
     Weights,
 )
+from costmodels.models.model_names import drafts_unsaid
 from costmodels.models.vision_tower import VisionTower
 
 
@@ -416,6 +417,11 @@ class Architecture:
     @property
     def is_moe(self) -> bool:
         return any(isinstance(group.feed_forward, MixtureOfExperts) for group in self.layer_groups)
+
+    @property
+    def drafts_by_itself(self) -> bool:
+        """Whether its checkpoint holds layers that draft (MTP)."""
+        return self.draft is not None or drafts_unsaid(self.model_type)
 
     @property
     def state_layers(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,22 @@ from typing import Any
 from profiles.shipped import shipped
 
 _FILE = Path(__file__).parent / "model_names.yaml"
+_PLAIN = ("organizations", "tunings", "own_drafts", "twice")
 
 
 @dataclass(frozen=True)
 class Reading:
     """``name`` is what a shipped model may be called; ``precision``: how the asked one stores its weights, where its
     name says so; ``context``: its longest, tokens, where that is known to be another; ``without``: what the asked one
-    has beside the shipped one's layers, and is not priced."""
+    has beside the shipped one's layers, and is not priced; ``called``: the asked one's whole name, where the asker left
+    out its organisation or said less; ``other``: another checkpoint that the asker may mean."""
 
     name: str
     precision: str | None = None
     context: int | None = None
     without: str | None = None
+    called: str = ""
+    other: str = ""
 
 
 def own_cache(model: str) -> str | None:
@@ -40,12 +44,17 @@ def unmodelled(model: str = "", model_type: str = "") -> str | None:
     return None
 
 
+def drafts_unsaid(model_type: str) -> bool:
+    """Whether checkpoints of the type hold layers that draft though their config.json says nothing of them."""
+    return model_type in _facts()["own_drafts"]
+
+
 @cache
 def _facts() -> Mapping[str, Any]:
     return shipped(
         _FILE,
         lambda document: (
-            {key: document[key] for key in ("organizations", "tunings", "formats", "caches", "unmodelled")}
+            {key: document[key] for key in (*_PLAIN, "formats", "caches", "unmodelled")}
             | {key: {name.casefold(): entry for name, entry in document[key].items()} for key in ("relatives", "short")}
         ),
     )
@@ -62,16 +71,26 @@ def readings(model: str) -> Iterator[Reading]:
     habit = len(stems) > 1 and organization and organization.casefold() not in _facts()["organizations"]
     for stem, precision in stems:
         if not organization and (of := _facts()["short"].get(stem.casefold())):
-            yield Reading(of, precision)
-        for name in (stem, *_bases(stem)):
-            if entry := _facts()["relatives"].get(name.casefold()):
-                yield Reading(entry["of"], precision, entry.get("context"), entry.get("without"))
-                break
+            other = _facts()["twice"].get(stem.casefold(), "")
+            read = _related(of.rpartition("/")[2], precision) or Reading(of, precision)
+            yield replace(read, called=of if read.name != of else "", other=other)
+        if (relative := _related(stem, precision)) is not None:
+            yield replace(relative, called="") if organization else relative
         for name in (stem, *_tunings(stem)):
             for full in _organizations(organization, name):
                 # an organisation that quantizes another's model may not do it as that one does
                 if full != model and not (habit and precision is None and "/" not in full):
                     yield Reading(full, precision)
+
+
+def _related(stem: str, precision: str | None) -> Reading | None:
+    """What a checkpoint of that bare name is read as, where it is a relative of a shipped one."""
+    entries = _facts()["relatives"]
+    entry = next((found for name in (stem, *_bases(stem)) if (found := entries.get(name.casefold()))), None)
+    if entry is None:
+        return None
+    called = f"{entry['by']}/{stem}" if "by" in entry else ""
+    return Reading(entry["of"], precision, entry.get("context"), entry.get("without"), called)
 
 
 def _tunings(stem: str) -> Iterator[str]:

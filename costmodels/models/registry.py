@@ -91,6 +91,12 @@ def _read_as(model: str, find: Callable[[str], tuple[str, Path] | None]) -> Arch
         relative = _bundled(*found)
         note = f"its config.json is not shipped; read as that of {relative.name}"
         note += f", without {reading.without}" if reading.without else ""
+        if reading.called and reading.precision is None:
+            taken = f"{model} is taken to be {reading.called}"
+            taken += f" ({reading.other} is called so, too)" if reading.other else ""
+            longest = reading.context or relative.max_context_tokens
+            notes = (*relative.notes, taken, note)
+            return dataclasses.replace(relative, name=reading.called, max_context_tokens=longest, notes=notes)
         if reading.precision is None and reading.context is None and "/" not in model:
             # Nobody can start a name without its organisation: the relative's is what the launch command says.
             return dataclasses.replace(relative, notes=(*relative.notes, f"{model} is taken to be {relative.name}"))

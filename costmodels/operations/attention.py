@@ -161,7 +161,11 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
     def rules(self, layer: GroupedQueryAttention, precision: Precision) -> Iterator[Rule]:
         yield heads_divide(layer.heads)
         yield replicate_evenly(layer.kv_heads, "KV heads")
-        yield from whole_blocks(precision, query=(layer.heads, layer.head_dim), KV=(layer.kv_heads, layer.head_dim))
+        if (
+            not layer.value_dim
+        ):  # MiMo-V2, whose key heads end inside a block: engines load these on their own (4 ranks:
+            # vLLM's recipe; ROCm/ATOM pull request 560), read 2026-11-28
+            yield from whole_blocks(precision, query=(layer.heads, layer.head_dim), KV=(layer.kv_heads, layer.head_dim))
         yield from output_groups(layer.heads * layer.value_head_dim, precision)
 
 

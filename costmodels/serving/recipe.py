@@ -55,7 +55,9 @@ class Recipe:
         whole = {name: unsaid[name] if name in assumed else said[name] for name in said}
         if framework.scheduler.checks_step:
             _fit_step(whole, assumed)
-        return Started(**whole, assumed=assumed)
+        cuts = framework.cuts(int(whole["max_model_len"]), latent=model.is_latent)
+        alone = whole["chunked_prefill"] and "chunked_prefill" in assumed and not cuts
+        return Started(**whole, assumed=assumed, prompts_alone=alone)
 
 
 def _fit_step(recipe: dict[str, Any], assumed: tuple[str, ...]) -> None:
@@ -70,7 +72,8 @@ def _fit_step(recipe: dict[str, Any], assumed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Started:
-    """A whole recipe; ``assumed``: what of it nobody said."""
+    """A whole recipe; ``assumed``: what of it nobody said; ``prompts_alone``: whether steps hold prompts alone, as the
+    release has it of such a model where nobody says."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -79,12 +82,21 @@ class Started:
     chunked_prefill: bool
     polling_interval: int
     assumed: tuple[str, ...]
+    prompts_alone: bool = False
+
+    @property
+    def mixes(self) -> bool:
+        """Whether prompts are cut, and their chunks are in steps with decodes."""
+        return self.chunked_prefill and not self.prompts_alone
 
     def told(self, framework: Framework, gpu: Gpu) -> str:
         """What was assumed, in a line; empty where all was said."""
         if not self.assumed:
             return ""
-        each = ", ".join(f"{name}={_shown(getattr(self, name))}" for name in self.assumed if name != "polling_interval")
+        names = {name: "mixes" if name == "chunked_prefill" else name for name in self.assumed}
+        each = ", ".join(
+            f"{name}={_shown(getattr(self, of))}" for name, of in names.items() if name != "polling_interval"
+        )
         return f"not given, so as {framework.title} has it on {gpu.name}: {each}" if each else ""
 
 

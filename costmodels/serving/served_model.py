@@ -266,6 +266,12 @@ class ServedModel:
         """The same ÷ ``tokens``: windows and states make long sequences cheaper by the token, bytes, [n]."""
         return np.asarray(self.kv_bytes(layouts, tokens) / tokens)
 
+    def state_bytes(self, layouts: Layouts) -> float:
+        """What is kept of a sequence on a GPU of the first of ``layouts``, where that is the same whatever its length;
+        0 where it grows."""
+        one, many = (float(self.kv_bytes(layouts, tokens)[0]) for tokens in (1, self.model.max_context_tokens))
+        return one if one == many else 0.0
+
     def cache_tokens(
         self,
         layouts: Layouts,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic_core import ErrorDetails
 
-from profiles.errors import InputError, UnknownName
+from profiles.errors import InputError, UnknownName, near
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import named, shown, whole
 
@@ -72,7 +74,7 @@ def checked(kind: type[D], fields: object, where: str, catalogue: Catalogue = SH
     try:
         return kind.model_validate(fields, context={_CATALOGUE: catalogue})
     except ValidationError as error:
-        raise validation_error(error, where, schema) from error
+        raise validation_error(error, where, schema, kind.model_fields) from error
 
 
 def catalogue_of(info: ValidationInfo) -> Catalogue:
@@ -100,14 +102,25 @@ _WAYS_OUT = {
     "days": "give a number from 100 to 100,000, for example --days 1100, or leave it out",
     "rate_rps": "give a positive number of requests per second, or leave it out for as many as fit",
 }
+_UNKNOWN = ("extra_forbidden", "invalid_key")
 _OF_A_LOAD = {"rate_rps": "give the requests per second that come, 0 or more"}
 """Of a service's load, all of which is to be carried."""
 
 
-def validation_error(error: ValidationError, where: str, schema: str = "") -> InputError:
-    """The first problem of a pydantic report as an :class:`InputError`; arguments as of :func:`checked`."""
+def _told_first(problems: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first problem; where that is a field that is missing, one beside it that is not known before it: most likely
+    that is how it was written."""
+    first = problems[0]
+    unknown = (each for each in problems if each["type"] in _UNKNOWN and each["loc"][:-1] == first["loc"][:-1])
+    return next(unknown, first) if first["type"] == "missing" else first
+
+
+def validation_error(error: ValidationError, where: str, schema: str = "", fields: Collection[str] = ()) -> InputError:
+    """The first problem of a pydantic report as an :class:`InputError`; arguments as of :func:`checked`, ``fields``:
+    those that the document has."""
     command = f"`plan schema {schema}`" if schema else "`plan schema`"
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    problem, lacking = _told_first(problems), [each["loc"] for each in problems if each["type"] == "missing"]
     steps = list(problem["loc"])
     if steps and steps[-1] == problem.get("ctx", {}).get("class_name"):
         del steps[-1]  # of a union: which of its types was tried, which is no field
@@ -118,8 +131,12 @@ def validation_error(error: ValidationError, where: str, schema: str = "") -> In
     way_out = ({**_WAYS_OUT, **_OF_A_LOAD} if "load" in path else _WAYS_OUT).get(path[-1] if path else where)
     if kind == "missing":
         return InputError(f"{label} is missing", way_out or f"{command} says what is needed", field=field)
-    if kind in ("extra_forbidden", "invalid_key"):
-        hint = f"remove it, or check its spelling; {command} lists what is known"
+    if kind in _UNKNOWN:
+        beside = [str(loc[-1]) for loc in lacking if loc[:-1] == problem["loc"][:-1]]
+        known = [*beside, *(() if path[1:] else fields)]
+        nearest, _ = near(str(problem["loc"][-1]), known, alike=0.6)
+        meant = f"write {nearest[0]}, if you mean that, or remove it" if nearest else "remove it, or check its spelling"
+        hint = f"{meant}; {command} lists what is known"
         return InputError(f"{label} is not known", hint, field=field)
     if kind == "literal_error" and isinstance(value, str):
         known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])

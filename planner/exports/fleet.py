@@ -26,7 +26,7 @@ from planner.launchers.checks import check_start
 from planner.launchers.front import Behind, Front, NodeStart
 from planner.launchers.places import LAST, Place, Ports
 from planner.launchers.releases import ReleaseOptions, nearest_release, release
-from planner.launchers.spec import CHECKPOINT, DRAFT_MODEL
+from planner.launchers.spec import CHECKPOINT, DRAFT_MODEL, MTP
 from planner.launchers.vendors import vendor_of
 from planner.launchers.words import has_marks, variable
 from planner.serving.document.placing import on_hosts
@@ -207,6 +207,10 @@ class StartedFleet:
         known = request.model if model == CHECKPOINT else model
         if any(has_marks(text) for text in (known, *words)) or known.startswith("-"):
             raise InputError("plan: its commands hold what no command can take", "give the model as checkpoint")
+        if values.draft_method == MTP and not self.model.drafts_by_itself:
+            raise InputError(
+                f"draft_method: {MTP}, and {self.model.name} has no layers that draft", "give a head: draft_model=…"
+            )
         pool = next(pool for pool in request.cluster.pools if pool.name == group.pool)
         expert_backend, early_launch = self._kernels(group, pool.gpu)
         return EngineSpec(

@@ -171,7 +171,7 @@ def _assumed(id_: str, engine: EngineRead, model: Architecture) -> list[Assumed]
         "max_num_batched_tokens": ("limits.max_tokens_per_step", engine.limits.max_tokens_per_step),
         "max_model_len": ("limits.max_model_len", engine.limits.max_model_len),
         "gpu_memory_utilization": ("limits.memory_fraction", engine.limits.memory_fraction),
-        "chunked_prefill": ("chunked_prefill", str(engine.started.chunked_prefill).lower()),
+        "chunked_prefill": ("chunked_prefill", str(engine.started.mixes).lower()),
     }
     own = f"config.json of {model.name}"
     out = [

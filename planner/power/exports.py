@@ -40,6 +40,10 @@ run() {
 """What the scripts that set something begin with, after their arguments. ``found``: a file a GPU, by its UUID."""
 
 
+_BASH = """[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # of `sh apply.sh`, too
+"""
+"""Before all that only bash understands."""
+
 _REMEMBER = """# Keeps what stands, of every GPU that apply.sh has not touched yet, for rollback.sh.
 remember() {
   local gpus uuid index limit mhz most locked draft
@@ -122,7 +126,8 @@ def _scripts(plan: PowerPlan, part: CappedPart) -> dict[str, str]:
             "}",
         ]
     )
-    head = f"#!/usr/bin/env bash\n# {said(plan)}{'' if part.kind is None else f'; of servers {line(part.kind)}'}\n"
+    of = "" if part.kind is None else f"; of servers {line(part.kind)}"
+    head = f"#!/usr/bin/env bash\n{_BASH}# {said(plan)}{of}\n"
     names = line(" ".join(map(shlex.quote, class_names(plan))))
     roles = any(each.role for each in plan.decision.levels[0].clocks)
     example, needs_ids = (" --gpus 0,1", _NEEDS_IDS) if roles else ("", "")

@@ -29,6 +29,7 @@ class Running:
         what: the document, as messages call it.
         prediction: what the document says of itself; None of a deployment.
         whole_prompts: ids of the groups whose engines do not cut prompts; None: as the framework does.
+        mixes: told to cut them, whatever a release does with such a model where nobody says.
         polling: steps between two looks at the queue; None: as the framework does.
         tp_across_nodes: whether a tensor-parallel group may span nodes.
         users: at once, each of whom asks again when it is answered; None: requests come by themselves.
@@ -48,21 +49,26 @@ class Running:
     provenance: Provenance
     edited: bool
     whole_prompts: frozenset[str] | None = None
+    mixes: bool = False
     polling: int | None = None
     users: int | None = None
 
     def started(self, group: EngineGroup) -> Framework:
         """The framework as the engines of a group are started."""
         framework = find_framework(self.framework)
-        chunked = None if self.whole_prompts is None else group.id not in self.whole_prompts
-        said = {name: value for name, value in (("chunked", chunked), ("polling", self.polling)) if value is not None}
+        said: dict[str, bool | int] = {} if self.polling is None else {"polling": self.polling}
+        if self.whole_prompts is not None:
+            said["chunked"] = group.id not in self.whole_prompts
+        if self.mixes:
+            said["mixes_from"] = 0
         return framework.model_copy(update={"scheduler": framework.scheduler.model_copy(update=said)})
 
     def with_prompts(self, chunked: bool | None, polling: int | None) -> Running:
         """Prompts of all engines cut or not, and that many steps between two looks; None: as before."""
         every = frozenset(group.id for group in self.deployment.engines)
         whole = self.whole_prompts if chunked is None else frozenset() if chunked else every
-        return replace(self, whole_prompts=whole, polling=self.polling if polling is None else polling)
+        mixes = self.mixes if chunked is None else chunked
+        return replace(self, whole_prompts=whole, mixes=mixes, polling=self.polling if polling is None else polling)
 
     def rate_of(self, group: EngineGroup) -> float | None:
         """Requests per second that the workload sends to an engine of the group, on average; None where it says no

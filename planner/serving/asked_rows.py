@@ -65,8 +65,9 @@ RUN = ("osl_length_biased", "mode", "spec", COLD)
 
 _BURSTS, _LOOPS = ("burst", "offline"), ("", "closed", "open")
 USUAL = -1
-_DRAFTED = re.compile(r"mtp[-_ ]?([1-9])", re.ASCII)
-_DRAFTS, _NO_DRAFTS = ("mtp", "eagle", "eagle3", "yes", "true", "on"), ("none", "off", "no", "false", "0")
+_DRAFTED = re.compile(r"(?:(?:mtp|nextn)[-_ =]?|eagle3?:)([1-9])", re.ASCII)
+_DRAFTS = ("mtp", "nextn", "eagle", "eagle3", "eagle-3", "yes", "true", "on")
+_NO_DRAFTS = ("none", "off", "no", "false", "0")
 
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
@@ -236,8 +237,13 @@ def _told_of(record: Mapping[str, str], model: Architecture, work: Workload) -> 
     notes, mode = [], record.get("mode", "").casefold()
     if mode not in _LOOPS and not mode.startswith((*_BURSTS, "closed", "open")):
         notes.append(f"mode: {shown(mode)} is not known, so requests come as concurrency or rate say")
-    if drafts_of(record.get("spec", "")) and model.draft is None:
-        notes.append(f"spec: {model.name} has no module that drafts: one of the size of a layer is taken")
+    if drafts_of(spec := record.get("spec", "")) and model.draft is None:
+        if spec.casefold().startswith("mtp") and not model.drafts_by_itself:
+            raise InputError(
+                f"spec: {shown(spec)}, and {model.name} has no layers that draft (MTP)",
+                "write eagle where it drafts with a head of its own (eagle:3: 3 tokens a step), else none",
+            )
+        notes.append(f"spec: nothing says what {model.name} drafts with: a head of the size of a layer is taken")
     longest, most = work.isl + work.osl, model.max_context_tokens
     if longest > most:
         notes.append(f"requests of {longest:,} tokens are longer than the {most:,} of the model's config.json")
@@ -356,15 +362,15 @@ def _users(text: str, notes: list[str]) -> str:
 
 
 def drafts_of(text: str) -> int:
-    """Tokens that are drafted a step: as ``mtp3`` says, or :data:`USUAL`."""
+    """Tokens that are drafted a step: as ``mtp3`` or ``eagle:3`` says, or :data:`USUAL`."""
     word = text.casefold()
     if told := _DRAFTED.fullmatch(word):
         return int(told[1])
     if word and word not in (*_DRAFTS, *_NO_DRAFTS):
         raise InputError(
             f"spec: {shown(text)} is not known",
-            "give mtp where the model drafts for itself (mtp3: 3 tokens a step), else none; or draft and acceptance "
-            "in the workload",
+            "give mtp where the model drafts for itself (mtp3: 3 tokens a step), eagle with a head (eagle:3), else "
+            "none; or draft and acceptance in the workload",
         )
     return USUAL if word in _DRAFTS else 0
 

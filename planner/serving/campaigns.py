@@ -124,10 +124,22 @@ class CampaignRecipe(BaseModel):
         return out
 
 
+class Sent(BaseModel):
+    """How many requests a client sends at each rate, of the models that ``model`` is a pattern of, to prompts of
+    ``isl_from`` tokens and more."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests: int
+    model: str = ""
+    isl_from: int = 0
+
+
 class Campaign(BaseModel):
     """One that publishes its scripts; ``cold``: whether it measures engines that were just started; ``spread``: of the
-    lengths that its clients draw, where lengths are whole multiples (:func:`chosen`) and not means; ``narrow_cache``:
-    precision of the cache beside weights of 8 and 4 bits, where a recipe says no other."""
+    lengths that its clients draw, where lengths are whole multiples (:func:`chosen`) and not means; ``sent_at_rate``:
+    the first that fits holds; ``narrow_cache``: precision of the cache beside weights of 8 and 4 bits, where a recipe
+    says no other."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -137,7 +149,8 @@ class Campaign(BaseModel):
     cold: bool = False
     spread: str = ""
     narrow_cache: str = ""
-    recipes: tuple[CampaignRecipe, ...]
+    sent_at_rate: tuple[Sent, ...] = ()
+    recipes: tuple[CampaignRecipe, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -167,6 +180,20 @@ def as_drawn(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
         return dict(record)
     notes.append(f"spread: not given, lengths are drawn as {campaign.title} does ({campaign.spread} of isl and osl)")
     return {**record, "spread": campaign.spread}
+
+
+def as_sent(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """``record`` at a rate with as many requests as the campaign that it names sends, where it says none; adds to
+    ``notes``."""
+    campaign, isl = _of(record), number(record.get("isl", "")) or 0
+    if campaign is None or not number(record.get("rate", "")) or record.get("requests"):
+        return dict(record)
+    fits = (each for each in campaign.sent_at_rate if isl >= each.isl_from)
+    told = next((each for each in fits if re.search(each.model, record.get("model", ""), re.IGNORECASE)), None)
+    if told is None:
+        return dict(record)
+    notes.append(f"requests: not given, {told.requests}, as {campaign.title} sends at each rate")
+    return {**record, "requests": str(told.requests)}
 
 
 def chosen(tokens: float) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from planner.contract.words import folded, weights_word, words
 from planner.contract.workload.workload import DATA_SET
-from planner.serving.campaigns import as_drawn, chosen
+from planner.serving.campaigns import as_drawn, as_sent, chosen
 from planner.serving.data_set_words import conversations, named, of_data_set, sent_alike
 from planner.serving.gpu_words import gpus_counted
 from planner.serving.silicon_samples import as_sampled, users_sampled
@@ -253,7 +253,7 @@ def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
         if not out.get(name):
             out[name] = str(round(mean))
             notes.append(f"{name} is {TOTALS[name]} \u00f7 {ANSWERED}: {out[name]}")
-    out = as_drawn(out, notes)
+    out = as_sent(as_drawn(out, notes), notes)
     if not ratio:
         notes += _unlike(out, means or {})
     told = any(out.get(name) for name in ("spread", "osl_length_biased", DATA_SET))

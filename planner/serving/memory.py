@@ -45,6 +45,7 @@ def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocu
     parts, framework = engine.parts("first"), engine.framework
     length, cache = engine.started.max_model_len, float(engine.parts("tightest").kv_bytes[0])
     per_token = engine.sequence_bytes(length) / length
+    state = engine.sequence_bytes(1) if engine.sequence_bytes(1) == engine.sequence_bytes(length) else 0.0
     return MemoryDocument(
         starts=not reasons,
         reasons=reasons,
@@ -59,6 +60,7 @@ def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocu
             kv_bytes_per_token=per_token,
             kv_cache_tokens=int(max(cache, 0.0) // per_token),
             logged_kv_tokens=engine.logged_tokens,
+            kv_cache_sequences=int(max(cache, 0.0) // state) if state else None,
         ),
         largest=Largest(
             context_tokens=engine.longest(),

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from planner.contract.documents import Document, checked
 from planner.contract.provenance import Provenance
 from planner.contract.published import Published, Upgrade, parse_published
+from planner.contract.sparse import Sparse
 from planner.serving.configuration import MemoryRequest
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 
-class GpuMemory(Document):
+class GpuMemory(Sparse):
     """Bytes on a GPU; of a pipeline, on one of its first stage, whose figures an engine logs."""
+
+    SELDOM: ClassVar = ("kv_cache_sequences",)
 
     weights_bytes: int
     activation_bytes: int = Field(description="the most that a step takes over the weights")
@@ -26,6 +29,11 @@ class GpuMemory(Document):
     kv_bytes_per_token: float = Field(description="of a sequence of max_model_len tokens")
     kv_cache_tokens: int = Field(description="of sequences of that length, that really fit, per attention replica")
     logged_kv_tokens: int = Field(description="as the engine's log counts them")
+    kv_cache_sequences: int | None = Field(
+        default=None,
+        description="sequences that really fit, per attention replica, of a model that keeps a state of each, whatever "
+        "its length; left out of others",
+    )
 
 
 class Largest(Document):

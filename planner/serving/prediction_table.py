@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -245,8 +246,8 @@ def _stranger_told(row: AskedRow) -> str | None:
         return None
     by = laboratories().others
     return (
-        f"source: no constant knows runs of {shown(row.stranger)}, so that intervals are wider, TTFT's by "
-        f"{by.ttft:g} and TPOT's by {by.tpot:g} (log)"
+        f"source: no constant knows runs of {shown(row.stranger)}: intervals count on errors of up to "
+        f"× {math.exp(by.ttft):.1f} in TTFT and × {math.exp(by.tpot):.1f} in TPOT beside their own"
     )
 
 

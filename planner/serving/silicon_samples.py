@@ -26,6 +26,10 @@ _CACHE = "fp8"
 _OF_ITS_AUTHORS = "/Users/"
 """In it where NVIDIA measured; all others are quoted from InferenceX."""
 
+_DYNAMO = "NVIDIA Dynamo"
+"""Who measured its authors' rows of round lengths: through a router, and often of several engines (batch × dp users of
+each are listed), so that constants hardly follow them."""
+
 _SCATTERED = 4
 """Tokens by which answers end apart in NVIDIA's own runs of one length under vLLM and TensorRT-LLM, whose steps take
 one prompt; its other engines have :data:`_BUDGET` tokens a step. Inferred from these runs, as the fit reads them."""
@@ -60,7 +64,9 @@ def _campaign(out: dict[str, str], said: str, notes: list[str]) -> None:
     else:
         isl, osl, users, dp = (number(out.get(name, "")) for name in ("isl", "osl", "batch_size", "dp"))
         budget = _BUDGET
-        if isl and osl and isl % 1000:  # NVIDIA's of round lengths are drawn alike
+        if isl and not isl % 1000:  # whose lengths are drawn alike
+            out["campaign"] = _DYNAMO
+        elif isl and osl:
             alike = folded(out.get("framework", "")).startswith("sgl")
             drawn = "" if alike else f"{max(1 - _SCATTERED / osl, 0.5):.4f}-1"
             at_once = users_sampled(out) or (users or 1) * (dp or 1)

@@ -204,6 +204,8 @@ def _held(plan: Plan, group: EngineGroup, prediction: GroupPrediction) -> str:
     work, held = plan.request.workload, prediction.memory.kv_tokens
     tokens = work.mean_isl + (0 if group.role == "prefill" else work.mean_osl)
     each = " in each attention replica" if group.layout.dp > 1 else ""
+    if (many := prediction.memory.kv_sequences) is not None:
+        return f"holds the state of {many:,} sequences{each}; {sequences(prediction.concurrency)} decode at a time."
     what, does = ("prompts", "are here") if group.role == "prefill" else ("requests", "decode")
     return (
         f"holds {held:,} tokens{each}: {held // tokens:,} {what} of {tokens:,} tokens; "

@@ -101,6 +101,12 @@ class Load(Rowwise):
         return np.asarray((self.shortest == 1) & np.isnan(self.outputs))
 
     @property
+    def varied_prompts(self) -> Floats:
+        """Variance of the lengths of prompts ÷ their mean squared. Of requests of people (of which ``outputs`` are
+        known) that of an exponential distribution, which says no more than the mean."""
+        return np.where(np.isnan(self.outputs), ((1 - self.shortest) / (1 + self.shortest)) ** 2 / 3, 1.0)
+
+    @property
     def mean_isl(self) -> Floats:
         """Tokens of a prompt on average."""
         return np.asarray(self.isl * (1 + self.shortest) / 2)

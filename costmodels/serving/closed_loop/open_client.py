@@ -227,10 +227,11 @@ def between_tokens(
     rate_rps, in_flight, tpot_us = load
     chunks = math.ceil(shape.new_tokens / max(started.max_num_batched_tokens - in_flight / float(layout.dp[0]), 1.0))
     coming = rate_rps / layout.dp * chunks * tpot_us * shape.tokens_per_step / 1e6
+    most = max(started.max_num_batched_tokens / shape.new_tokens, 1.0)
 
     def at(time_us: Floats) -> Floats:
         """[2, 1], from the times of both steps, [2]."""
-        return itl_percentiles(time_us[:1], np.maximum(time_us[1:] / chunks, time_us[:1]), coming)
+        return itl_percentiles(time_us[:1], np.maximum(time_us[1:] / chunks, time_us[:1]), coming, most)
 
     latency, plain = steps.latency, steps.take(np.zeros(1, np.int64)).latency
     value, low, high = (at(each) for each in (latency.value, latency.low, latency.high))

@@ -159,11 +159,16 @@ class Framework(Facts):
         ]
         return "; ".join(filter(None, [self.note, f"{self.title}: {'; '.join(older)}" if older else ""]))
 
+    def cuts(self, longest: int, *, latent: bool) -> bool:
+        """Whether it cuts prompts, where nobody says so, of a model whose sequences are so long at most, with latent
+        attention or without."""
+        least = self.scheduler.mixes_from
+        return self.scheduler.chunked and not (least and (latent or longest <= least))
+
     def serving(self, longest: int, *, latent: bool, whole: bool = False) -> Framework:
         """As it schedules a model of so long a context, with latent attention or without; ``whole``: told to leave
         prompts uncut."""
-        mixes_from = self.scheduler.mixes_from
-        if not mixes_from or (longest > mixes_from and self.scheduler.chunked and not (latent or whole)):
+        if not self.scheduler.mixes_from or (self.cuts(longest, latent=latent) and not whole):
             return self
         alone = {"prefill_first": True, "mixed": False}
         return self.model_copy(update={"scheduler": self.scheduler.model_copy(update=alone)})

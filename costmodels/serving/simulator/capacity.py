@@ -21,6 +21,9 @@ SETTLED = 0.5
 GROWTH = 0.02
 """Share of the requests of the second half by which the queue may grow and still count as noise, ..."""
 
+TENTH = 0.1
+"""Share of the requests over which a queue is averaged."""
+
 FEW = 10
 """... and requests: queues of that length come and go below capacity."""
 
@@ -101,7 +104,7 @@ def queue_growth(outcome: Outcome) -> float:
 def _queue_growth(outcome: Outcome) -> float:
     arrivals = np.sort(outcome.arrival_us[outcome.served])
     n = len(arrivals)
-    tenth = max(n // 10, 1)
+    tenth = max(int(n * TENTH), 1)
     middle = int(n * SETTLED)
     waiting = unanswered(outcome, arrivals)
     grown = waiting[n - tenth :].mean() - waiting[middle : middle + tenth].mean() if n else 0.0

@@ -1,15 +1,18 @@
-"""Whether an engine keeps up with a load that ends before it has filled.
+"""Whether an engine keeps up with a load that ends before that can be told.
 
 While more and more requests are in an engine, its steps take longer, and so does whoever waits for one: a queue that
-grows then says nothing. A longer load of the same requests at the same rate does.
+grows then says nothing. Nor does one that grows by as much as queues near capacity do by chance. A longer load of the
+same requests at the same rate tells.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from costmodels.serving.simulator.arrivals import open_loop
-from costmodels.serving.simulator.capacity import SETTLED, keeps_up
+from costmodels.serving.simulator.capacity import SETTLED, TENTH, keeps_up, queue_growth
 from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.outcome import Outcome
@@ -19,6 +22,10 @@ LIFETIMES = 3
 
 MOST = 20_000
 """Requests of the longer load."""
+
+SURE = 2.0
+"""Standard deviations by which a queue must have grown to be none that chance made: of arrivals at random, as many as
+came meanwhile have their root as theirs."""
 
 
 def filling(outcome: Outcome) -> bool:
@@ -32,13 +39,19 @@ def filling(outcome: Outcome) -> bool:
     return bool((1 - SETTLED) * (arrivals.max() - arrivals.min()) < LIFETIMES * stays)
 
 
+def by_chance(outcome: Outcome) -> bool:
+    """Whether arrivals at random explain by how much the queue grew."""
+    arrivals = int(outcome.served.sum()) * (1 - SETTLED - TENTH)
+    return queue_growth(outcome) * math.sqrt(arrivals) < SURE
+
+
 def carries(engine: Engine, outcome: Outcome) -> bool:
     """Whether the ``engine`` keeps up with a load of which ``outcome`` is what it saw; where that ended too early to
     tell, with a longer one."""
     while not keeps_up(outcome):
         served = np.flatnonzero(outcome.served)
         arrivals, n = np.sort(outcome.arrival_us[served]), min(2 * len(served), MOST)
-        if not filling(outcome) or n <= len(served) or not arrivals[-1] > arrivals[0]:
+        if not (filling(outcome) or by_chance(outcome)) or n <= len(served) or not arrivals[-1] > arrivals[0]:
             return False
         again = np.resize(served, n)
         rate_rps = (len(served) - 1) / (arrivals[-1] - arrivals[0]) * 1e6

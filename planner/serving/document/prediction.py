@@ -27,8 +27,10 @@ class SloCheck(Document):
     confidence: float = Field(description="probability that it holds, given the prediction's uncertainty")
 
 
-class MemoryParts(Document):
+class MemoryParts(Sparse):
     """Bytes on the fullest GPU of an engine, by part."""
+
+    SELDOM: ClassVar = ("kv_sequences",)
 
     weights_bytes: float
     kv_cache_bytes: float
@@ -40,6 +42,11 @@ class MemoryParts(Document):
     unused_bytes: float = Field(description="what the memory fraction leaves free")
     total_bytes: float
     kv_tokens: int = Field(description="tokens of KV cache that fit, per attention replica, at the request's length")
+    kv_sequences: int | None = Field(
+        default=None,
+        description="sequences that fit there, of a model that keeps a state of each, whatever its length; left out of "
+        "others",
+    )
 
 
 class EngineSimulation(Document):

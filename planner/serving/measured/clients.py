@@ -109,8 +109,9 @@ def _started(server: Mapping[str, Any]) -> dict[str, Any]:
     model, drafts = server.get("model_path"), server.get("speculative_algorithm")
     if isinstance(drafts, str):
         word, steps = drafts.casefold(), server.get("speculative_num_steps")
-        by_itself = word in ("nextn", "eagle", "eagle3")  # whose steps draft a token each; others are refused by name
-        out["spec"] = (f"mtp{steps}" if steps in range(1, 10) else "mtp") if by_itself else word
+        ours = {"nextn": ("mtp", ""), "eagle": ("eagle", ":"), "eagle3": ("eagle3", ":")}.get(word)
+        # Each of their steps drafts a token; others are refused by name.
+        out["spec"] = word if ours is None else f"{ours[0]}{ours[1]}{steps}" if steps in range(1, 10) else ours[0]
     return {"framework": "sglang", **({"model": model} if isinstance(model, str) else {}), **out}
 
 

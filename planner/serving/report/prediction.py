@@ -147,6 +147,7 @@ def _memory(group: Group) -> MemoryParts:
         unused_bytes=float(parts.unused_bytes[0]),
         total_bytes=float(served.gpu.memory_bytes),
         kv_tokens=int(parts.kv_bytes[0] // per_token),
+        kv_sequences=int(parts.kv_bytes[0] // state) if (state := served.state_bytes(group.layouts)) else None,
     )
 
 

@@ -50,6 +50,27 @@ def test_a_name_without_its_organisation_becomes_one_that_engines_can_load(name:
 
 
 @pytest.mark.parametrize(
+    ("name", "meant", "relative"),
+    [
+        ("deepseek-r1:8b", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "meta-llama/Llama-3.1-8B"),
+        ("DeepSeek-R1-Distill-Qwen-7B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "Qwen/Qwen2.5-7B-Instruct"),
+        ("qwq", "Qwen/QwQ-32B", "Qwen/Qwen2.5-32B-Instruct"),
+    ],
+)
+def test_engines_load_the_checkpoint_that_is_meant_not_the_one_it_is_read_as(
+    name: str, meant: str, relative: str
+) -> None:
+    found, whole = find_architecture(name), find_architecture(meant)
+    assert (found.name, found.max_context_tokens) == (meant, whole.max_context_tokens)
+    assert f"{name} is taken to be {meant}" in found.notes[-2]
+    assert f"read as that of {relative}" in found.notes[-1]
+
+
+def test_a_name_of_two_checkpoints_names_the_other() -> None:
+    assert "DeepSeek-R1-0528-Qwen3-8B is called so, too" in find_architecture("deepseek-r1-8b").notes[-2]
+
+
+@pytest.mark.parametrize(
     ("name", "meant"),
     [
         ("dsr1", "deepseek-ai/DeepSeek-R1"),

@@ -28,6 +28,8 @@ DENSE, OSS, R1 = "Qwen/Qwen3-8B", "openai/gpt-oss-20b", "deepseek-ai/DeepSeek-R1
         (DENSE, "auto", None),
         (R1, "auto", None),
         (DENSE, "BFloat16", "bf16"),
+        (DENSE, "unquantized", "bf16"),
+        (R1, "e4m3", "fp8_block"),
         (DENSE, "FP8", "fp8"),
         (R1, "fp8", "fp8_block"),
         (R1, "nvfp4", "nvfp4"),

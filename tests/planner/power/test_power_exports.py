@@ -39,13 +39,13 @@ def folder(plan: PowerPlan, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *words: str, **env: str) -> tuple[int, str, list[str]]:
+def run(folder: Path, *words: str, shell: str = "bash", **env: str) -> tuple[int, str, list[str]]:
     """(exit code, what was said, what nvidia-smi was asked)."""
     calls = folder / "calls"
     calls.write_text("")
     environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "CALLS": str(calls), **env}
     done = subprocess.run(
-        ["bash", str(folder / words[0]), *words[1:]], capture_output=True, text=True, env=environment, check=False
+        [shell, str(folder / words[0]), *words[1:]], capture_output=True, text=True, env=environment, check=False
     )
     return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines()
 
@@ -61,6 +61,11 @@ def test_scripts_are_clean(folder: Path) -> None:
         ["shellcheck", *map(str, sorted(folder.glob("*.sh")))], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("words", [("apply.sh", "2", "lp"), ("rollback.sh",), ("check.sh",)])
+def test_any_shell_goes_on_with_bash(folder: Path, words: tuple[str, ...]) -> None:
+    assert run(folder, *words, shell="sh") == run(folder, *words)
 
 
 def test_nothing_is_set_unless_asked(folder: Path) -> None:

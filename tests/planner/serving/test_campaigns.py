@@ -11,7 +11,7 @@ from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.history import Release
 from planner.contract.workload.workload import parse_workload
 from planner.serving.asked_rows import AskedRow, asked_row
-from planner.serving.campaigns import CampaignEngine, as_started, campaigns
+from planner.serving.campaigns import CampaignEngine, as_sent, as_started, campaigns
 from planner.serving.harness_words import in_our_terms
 from planner.serving.prediction_table import model_at, predict
 from profiles.descriptions import catalogue_with
@@ -224,3 +224,28 @@ def test_what_a_row_of_nvidias_own_samples_says_of_its_start_goes_before() -> No
     found = in_our_terms({**said, "precision": "bf16", "max_num_batched_tokens": "4096"}, notes := [])
     assert found["max_num_batched_tokens"] == "4096"
     assert not any("seem to be" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("said", "requests"),
+    [
+        ({}, "300"),
+        ({"model": "meta-llama/Llama-3.1-70B"}, "200"),
+        ({"isl": "28650"}, "200"),
+        ({"requests": "50"}, "50"),
+        ({"rate": "", "concurrency": "8"}, ""),
+        ({"source": "dstack"}, ""),
+    ],
+)
+def test_at_a_rate_the_campaign_sends_so_many_requests(said: dict[str, str], requests: str) -> None:
+    run = {"source": "accelmark", "model": "meta-llama/Llama-3.1-8B", "isl": "236", "rate": "5", **said}
+    assert as_sent(run, []).get("requests", "") == requests
+
+
+def test_a_rate_that_an_engine_does_not_keep_is_answered_for_the_requests_that_are_sent() -> None:
+    run = {"model": "Qwen/Qwen3-8B", "gpu": "L40S", "framework": "vllm", "isl": "236", "osl": "346", "rate": "50"}
+    table = pd.DataFrame([{**run, "source": who, "ttft_ms_p50": "300"} for who in ("", "accelmark")])
+    nobody, accelmark = predict(table, beside_measured=True).to_dict("records")
+    assert nobody["ttft_ms_p50_predicted"] == ""
+    assert float(accelmark["ttft_ms_p50_predicted"]) > 0
+    assert "300, as AccelMark sends" in accelmark["note"]

@@ -178,7 +178,7 @@ def test_an_sglang_server_says_how_it_was_started(tmp_path: Path) -> None:
     told = read(tmp_path, "d.json", json.dumps(several)).iloc[0].to_dict()
     assert (told["dp_size"], told["enable_dp_attention"]) == ("4", "true")
     assert "chunked_prefill_size" not in told
-    for word, spec in (("EAGLE", "mtp3"), ("NEXTN", "mtp3"), ("NGRAM", "ngram")):
+    for word, spec in (("EAGLE", "eagle:3"), ("EAGLE3", "eagle3:3"), ("NEXTN", "mtp3"), ("NGRAM", "ngram")):
         drafts = {**run, "server_info": {**server, "speculative_algorithm": word, "speculative_num_steps": 3}}
         assert read(tmp_path, "e.json", json.dumps(drafts))["spec"][0] == spec
     assert "spec" not in read(tmp_path, "n.json", json.dumps(run))

@@ -37,12 +37,13 @@ RUN = {"model": "Qwen/Qwen3-32B", "framework": "vllm", "isl": "1024", "osl": "51
         ("MI250", "MI250X", None),
         ("8x NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "RTX-PRO-6000-Max-Q", 8),
         ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX-PRO-6000-WS", None),
+        ("RTX PRO 6000 Blackwell", "RTX-PRO-6000", None),
     ],
 )
 def test_a_name_may_tell_of_several_gpus_or_of_their_machine(text: str, name: str, count: int | None) -> None:
     found = gpu_named(text, SHIPPED)
     assert (found.gpu.name, found.count) == (name, count)
-    assert bool(found.note) == (text in ("V100", "MI250"))
+    assert bool(found.note) == (text in ("V100", "MI250", "RTX PRO 6000 Blackwell"))
 
 
 @pytest.mark.parametrize("text", ["b200-nvd-foo", "8xH1000", "H100 x", "xH100", "0xH100"])

@@ -377,3 +377,8 @@ def test_a_group_that_holds_attention_replicas_is_divided_by_them(
     told = with_replicas(row, find_framework(framework), notes)
     assert (told["tp"], told.get("dp")) == expected
     assert bool(notes) == (row["tp"] != told["tp"] and "dp" in row)
+
+
+def test_key_heads_that_end_inside_a_scale_block_are_loaded_where_values_are_narrower() -> None:
+    """MiMo-V2-Flash: vLLM's recipe starts it on four GPUs, though a key head is one block and a half."""
+    assert {1, 2, 4} <= tps(legal(find_architecture("XiaomiMiMo/MiMo-V2-Flash"))[0])

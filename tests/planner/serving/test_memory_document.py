@@ -45,6 +45,14 @@ def test_windowed_layers_make_the_log_count_less_than_fits() -> None:
     assert got.memory.kv_cache_tokens > 4 * got.memory.logged_kv_tokens
 
 
+def test_a_state_of_each_sequence_is_counted_in_sequences() -> None:
+    got = asked(model="tiiuae/falcon-mamba-7b-instruct")
+    assert got.memory.kv_cache_sequences == pytest.approx(got.largest.concurrency, abs=1)
+    hybrid = asked(model="LiquidAI/LFM2-1.2B").memory
+    assert hybrid.kv_cache_sequences is None, "some of its layers keep a cache of each token"
+    assert "kv_cache_sequences" not in hybrid.model_dump()
+
+
 def test_a_cache_without_room_for_the_longest_request_is_a_reason_in_vllm_and_a_note_elsewhere() -> None:
     large = {"model": "Qwen/Qwen3-32B", "gpu": "H100"}
     refused = asked(**large, framework="vllm@0.19")

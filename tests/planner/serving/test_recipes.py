@@ -59,6 +59,20 @@ def test_what_nobody_says_is_the_release_s_default_and_named() -> None:
     assert "gpu_memory_utilization=0.92" in row(framework="vllm@0.22")["note"]
 
 
+def test_prompts_that_go_alone_are_not_said_to_be_cut() -> None:
+    for model, cut in (("Qwen/Qwen3-8B", "true"), ("Qwen/Qwen2.5-7B-Instruct", "false")):
+        assert f"chunked_prefill={cut}" in row(model=model, framework="vllm@0.7.3")["note"]
+
+
+def test_a_model_drafts_for_itself_only_where_it_can() -> None:
+    assert "Qwen/Qwen3-8B has no layers that draft (MTP)" in row(spec="mtp3")["error"]
+    three, usual = (row(spec=spec)["note"] for spec in ("eagle:3", "eagle3"))
+    assert "3 drafted tokens" in three
+    assert "nothing says what Qwen/Qwen3-8B drafts with" in usual
+    unsaid = row(model="Qwen/Qwen3-Next-80B-A3B-Instruct", tp="4", spec="mtp2")
+    assert "nothing says what" in unsaid["note"], "its checkpoint has such layers, its config.json says nothing"
+
+
 def test_the_same_said_is_the_same_predicted() -> None:
     said = row(max_num_seqs="1024", max_num_batched_tokens="8192", gpu_memory_utilization="0.9", chunked_prefill="yes")
     assert said["ttft_ms_mean"] == row()["ttft_ms_mean"]
@@ -229,6 +243,15 @@ def test_whole_prompts_are_planned_said_and_replayed(planned: Any) -> None:
         planned(
             "Qwen/Qwen3-8B", "1xH100", "isl=3000,osl=50", "ttft=1s,tpot=50ms", chunked_prefill=False, framework="sglang"
         )
+
+
+def test_an_older_engine_that_is_told_to_cut_prompts_is_replayed_so(planned: Any) -> None:
+    asked = {"framework": "vllm@0.7.3", "simulation": False}
+    plan = planned("Qwen/Qwen2.5-7B-Instruct", "1xH100", "isl=3000,osl=50,rate=2", "ttft=1s,tpot=50ms", **asked)
+    load = {"plan": plan.sealed(), "rate": 8.0, "requests": 300}
+    plain, cut = (simulate(SimulationRequest(**load, **more)) for more in ({}, {"chunked_prefill": True}))
+    assert "chunked_prefill=true" in cut.load.source
+    assert cut.ttft_ms.p90.value > 1.05 * plain.ttft_ms.p90.value, "prompts no longer go first and alone"
 
 
 def test_a_queue_that_is_looked_at_seldom_makes_requests_wait(planned: Any) -> None:

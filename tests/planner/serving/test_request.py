@@ -188,6 +188,16 @@ def test_workload_refuses_naming_field_and_value(text: str, message: str) -> Non
 # ------------------------------------------------------------------ the request
 
 
+def test_a_field_spelled_wrongly_is_named_before_the_one_that_is_missing_for_it() -> None:
+    rest = {name: value for name, value in ASKED.items() if name != "model"}
+    for wrong, right in (("modl", "model"), ("headrom", "headroom")):
+        error = refused(parse_request, {**rest, wrong: "Qwen/Qwen3-8B"})
+        assert error.message == f"request: {wrong} is not known"
+        assert error.hint is not None
+        assert error.hint.startswith(f"write {right}, if you mean that")
+    assert refused(parse_request, rest).message == "request: model is missing"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -216,6 +226,7 @@ def test_workload_refuses_naming_field_and_value(text: str, message: str) -> Non
             "cluster: pools.0.gpu: 5 should be a valid",
         ),
         ({"workload": {"isl": 10}}, "request: workload.osl is missing"),
+        ({"workload": {"isl": 10, "ols": 5}}, "request: workload.ols is not known"),
         ({"workload": {"isl": True, "osl": 1}}, "request: workload.isl: true is not a number"),
         ({"workload": {"isl": "10", "osl": 1}}, "request: workload.isl: '10' is not a number"),
         ({"max_tp": 0}, "request: max_tp: 0 should be greater than 0"),

@@ -13,7 +13,7 @@ from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.capacity import between_modes, keeps_up
 from costmodels.serving.simulator.events import Engine, simulate
-from costmodels.serving.simulator.filling import carries, filling
+from costmodels.serving.simulator.filling import by_chance, carries, filling
 from costmodels.serving.simulator.outcome import Outcome
 from tests.costmodels.lengths import constant_lengths
 
@@ -55,3 +55,13 @@ def test_a_percentile_between_two_modes_takes_more_requests() -> None:
     assert not between_modes(of(0.0095, 3000), "ttft", 0.9)
     assert not between_modes(of(0.005, 100_000), "ttft", 0.99)
     assert not between_modes(of(0.02, 100_000), "ttft", 0.99)
+
+
+def test_a_queue_that_grew_by_chance_says_nothing() -> None:
+    arrivals = np.arange(750) * 1e6 / 100.0
+    some = seen(np.where(arrivals > 6e6, 0.2e6, 0.01e6), 0.1e6)  # 20 requests of its last second
+    assert not keeps_up(some)
+    assert by_chance(some)
+    assert carries(ENGINE, some)
+    assert not carries(replace(ENGINE, table=constant_table(11_000.0)), some), "of 91 of its 100 requests/s"
+    assert not by_chance(seen(np.linspace(0.2e6, 3e6, 5000), 1e6))
