@@ -15,7 +15,7 @@ from costmodels.models.huggingface import parse_config
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import Framework, find_framework
-from planner.contract.engine import EngineGroup
+from planner.contract.engine import EngineGroup, carried
 from planner.experts.model import moe_model
 from planner.exports.minded import minded
 from planner.exports.nginx import nginx_front
@@ -385,11 +385,11 @@ class StartedFleet:
         rates = {each.engine: each.rate_rps.value for each in self.plan.prediction.engines}
         lines = []
         for role in dict.fromkeys(engine.role for engine in self.engines):
-            engines = [engine for engine in self.engines if engine.role == role]
-            if len(engines) < 2 or max(e.weight for e in engines) - min(e.weight for e in engines) < 1e-9:
+            engines = [engine for engine in self.engines if engine.role == role and engine.group.id in rates]
+            shares = carried([engine.weight for engine in engines], [rates[engine.group.id] for engine in engines])
+            if shares is None:
                 continue
-            planned = min(rates[e.group.id] / e.weight for e in engines if e.weight > 0 and e.group.id in rates)
-            equal = min(rates[e.group.id] for e in engines if e.group.id in rates) * len(engines)
+            planned, equal = shares
             loss = max(0.0, 1 - equal / planned)
             lines.append(
                 f"the router takes no weights: {role} engines get equal shares, not the plan's; that carries "

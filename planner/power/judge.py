@@ -10,6 +10,7 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from planner.power.arrays import MOST_WATTS, TOKENS_IN, TOKENS_LEFT, Requests
+from planner.power.drawn import DayOfRequests, Packed
 from planner.power.policy import Policy
 from planner.power.reference import UNCAPPED
 from planner.power.request import PowerRequest
@@ -19,9 +20,7 @@ from planner.power.threads import in_order
 from planner.power.traffic import (
     SLOT_S,
     WARM_S,
-    DayOfRequests,
     Load,
-    Packed,
     Tail,
     busiest,
     stretch,
@@ -30,8 +29,8 @@ from planner.power.traffic import (
 from profiles.errors import InputError
 
 SMALL_ROW = 40
-"""Servers from which on bursts decide: of the slots that come nearest to the budget in a day, the first are then among
-the busiest."""
+"""Engines from which on bursts decide: of the slots that come nearest to the budget in a day, the first are then among
+the busiest. (A measured server is one.)"""
 
 LARGE_ROW = 160
 """Servers from which on fewer slots will do, where few brakes are allowed."""
@@ -109,6 +108,7 @@ class Judge:
     at_most: int | None = None
     every_slot: bool = False
     progress: Callable[[str], None] | None = None
+    _drawn: dict[int, DayOfRequests] = field(default_factory=dict)
     _whole: dict[int, Requests] = field(default_factory=dict)
     _slots: list[tuple[int, int]] = field(default_factory=list)
     _stretches: dict[tuple[int, int], Packed] = field(default_factory=dict)
@@ -138,12 +138,15 @@ class Judge:
         def simulated(index: int) -> Outcome:
             day = self.days.first + index
             if index not in self._whole:
-                self._whole[index] = self.row.requests(
-                    whole_day(self.load, self.most, self.request.seed, day, self.tail)
-                )
+                self._whole[index] = self.row.requests(self._drawn_day(day))
             return simulate(self.row, policy, n, self._whole[index], chance_of(self.request.seed, day))
 
         return in_order(simulated, range(self.days.whole))
+
+    def _drawn_day(self, day: int) -> DayOfRequests:
+        if day not in self._drawn:
+            self._drawn[day] = whole_day(self.load, self.most, self.request.seed, day, self.tail)
+        return self._drawn[day]
 
     @property
     def stride(self) -> int:
@@ -151,18 +154,18 @@ class Judge:
         return self.row.today // 40 if self.row.today >= LARGE_ROW else 1
 
     def like(self, row: RowModel) -> Judge:
-        """One of another row under the same load, that need not draw its busy slots again."""
+        """One of another row under the same load, that need not draw its days and busy slots again."""
         self.slots()
         self._keep_stretches()
         return replace(self, row=row, _whole={}, _quiet={}, _free=[], _known={}, _failed=set())
 
     def slots(self) -> list[tuple[int, int]]:
-        """(day, second) of the busiest slots, as many as days are screened; more of a small row, where servers that
+        """(day, second) of the busiest slots, as many as days are screened; more of a small row, where engines that
         happen to prefill together count for more than bursts do, and fewer of a large one, where they count for
         nothing: of 200 servers the 40 slots that come nearest to the budget are among the busiest 92 of 1,100."""
         if not self._slots:
             days = range(self.days.first, self.days.first + self.days.screened)
-            more = SMALL_ROW / self.row.today
+            more = SMALL_ROW / self.row.engines
             few = not self.every_slot and self.row.today >= LARGE_ROW and self.most_brakes < 0.05 * self.days.screened
             count = round(self.days.screened * min(max(more, 0.2 if few else 1.0), 8.0))
             self._slots = busiest(self.load, self.request.seed, days, count, self.tail)

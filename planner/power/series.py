@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from costmodels.estimates import Floats
+from planner.power.drawn import DayOfRequests
 from planner.power.policy import NAMES, CapCommand, Policy, driven, none
 from planner.power.reference import REFERENCE_SEED, reference_load
 from planner.power.report import Solved
 from planner.power.request import PowerRequest, check
 from planner.power.row import polca_for, row_without_load, threshold_for, today_caps
 from planner.power.simulator import RowModel, chance_of, simulate
-from planner.power.traffic import DAY_S, WARM_S, DayOfRequests, RecordedLoad, ReferenceLoad, whole_day
+from planner.power.traffic import DAY_S, WARM_S, RecordedLoad, ReferenceLoad, whole_day
 from profiles.errors import UnknownName
 from profiles.files import Source
 from profiles.hardware import SHIPPED, Catalogue
@@ -136,11 +137,7 @@ def timeline(
     _, met = reference_load(row, row.today)
     day = whole_day(load, n, REFERENCE_SEED, met.day)
     # The day before ends as this one begins: engines are as full as they would be.
-    first = day.second < WARM_S
-    warm = DayOfRequests(
-        np.concatenate([day.second[first], day.second + WARM_S]),
-        *(np.concatenate([each[first], each]) for each in (day.server, day.isl, day.osl, day.count)),
-    )
+    warm = DayOfRequests.joined([day.within(0, WARM_S, 0), day.within(0, DAY_S, -WARM_S)])
     chance = chance_of(REFERENCE_SEED, met.day)
     one = simulate(row, policy, n, row.requests(warm), chance, DAY_S + WARM_S)
     return np.asarray(one.watts[WARM_S:] * row.block)

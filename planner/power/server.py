@@ -61,10 +61,10 @@ class ServerKind:
     locked_mhz: int | None = None
     planned: bool = False
 
-    def prompt_seconds(self, tokens: Floats) -> Floats:
-        """Seconds of prefill at full clock, [n]."""
+    def prompt_seconds(self, tokens: Floats, squares: Floats | None = None) -> Floats:
+        """Seconds of prefill at full clock, [n]; ``squares``: of the tokens, where they are means."""
         constant, linear, square = self.prompt_s
-        return np.asarray(constant + linear * tokens + square * tokens**2)
+        return np.asarray(constant + linear * tokens + square * (tokens**2 if squares is None else squares))
 
     def capacity_rps(self, isl: float, osl: float) -> float:
         """Requests a second that its engines answer at full clock, full of sequences."""

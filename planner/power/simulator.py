@@ -27,10 +27,11 @@ from planner.power.arrays import (
     Tables,
     fresh,
 )
+from planner.power.drawn import DayOfRequests
 from planner.power.policy import BRAKE_AT, Policy
 from planner.power.readings import worn
 from planner.power.server import ServerKind, clock_shares, tables_of
-from planner.power.traffic import DAY_S, OCTET, DayOfRequests, Load
+from planner.power.traffic import DAY_S, OCTET, Load
 
 
 def _kernel() -> Callable[..., int]:
@@ -133,6 +134,11 @@ class RowModel:
         """Servers of today that are simulated."""
         return int(self.mix.sum())
 
+    @property
+    def engines(self) -> float:
+        """Of today's servers that are simulated."""
+        return float(self.mix @ np.array([kind.engines for kind in self.kinds]))
+
     def told(self, n: int) -> int:
         """How many servers ``n`` of those that are simulated stand for."""
         return int(n * self.block + 1e-6)
@@ -204,7 +210,8 @@ class RowModel:
         of = self.servers(int(day.server.max(initial=0)) + 1).kind[day.server]
         for index, each in enumerate(self.kinds):
             mine = of == index
-            work[mine] = each.prompt_seconds(day.isl[mine].astype(np.float64)) * day.count[mine]
+            square = None if day.square is None else day.square[mine]
+            work[mine] = each.prompt_seconds(day.isl[mine].astype(np.float64), square) * day.count[mine]
         return Requests(
             step=day.second,
             server=day.server,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
+from planner.power.drawn import DayOfRequests, Part, merged, together
 from profiles.shipped import shipped
 
 DAY_S = 86_400
@@ -31,62 +32,12 @@ Span = tuple[int, int]
 WHOLE_DAY: Span = (0, DAY_S)
 
 
-@dataclass(frozen=True)
-class DayOfRequests:
-    """In the order they come, [n] each: second, server, whole tokens of prompt and output (means of ``count``)."""
-
-    second: Ints
-    server: Ints
-    isl: Floats
-    osl: Floats
-    count: Floats
-
-    @classmethod
-    def of(cls, parts: list[tuple[Ints, Ints, Floats, Floats, Floats]]) -> DayOfRequests:
-        """Put together and in order; where there are very many, those of a server's second as one of their means."""
-        columns = [np.concatenate([part[i] for part in parts]) for i in range(5)]
-        second, server, isl, osl, count = columns
-        if len(second) > _MOST_SINGLE:
-            servers = int(server.max()) + 1
-            where, index = np.unique(second * servers + server, return_inverse=True)
-            total = np.bincount(index, count)
-            isl, osl = (np.bincount(index, each * count) / total for each in (isl, osl))
-            second, server, count = where // servers, where % servers, total
-        order = np.argsort(second, kind="stable")
-        return cls(
-            second[order].astype(np.int32),
-            server[order].astype(np.int32),
-            np.rint(isl[order]).astype(np.float32),
-            np.rint(osl[order]).astype(np.float32),
-            count[order].astype(np.float32),
-        )
-
-
-class Packed:
-    """A stretch in as few bytes as its whole numbers need, to be kept: some 6 a request."""
-
-    def __init__(self, day: DayOfRequests) -> None:
-        counts = np.bincount(day.second)
-        self._per_second, self._columns = _small(counts), [_small(getattr(day, name)) for name in _KEPT_COLUMNS]
-        self.nbytes = sum(each.nbytes for each in (self._per_second, *self._columns))
-
-    def day(self) -> DayOfRequests:
-        second: Any = np.repeat(np.arange(len(self._per_second), dtype=np.int32), self._per_second)
-        server, *others = self._columns
-        return DayOfRequests(second, server.astype(np.int32), *(each.astype(np.float32) for each in others))
-
-
-_KEPT_COLUMNS = ("server", "isl", "osl", "count")
-
-
-def _small(whole: Floats | Ints) -> Any:
-    return whole.astype(np.min_scalar_type(int(whole.max(initial=0))))
-
-
 _MOST_SINGLE = 3_000_000
 """Requests of a day that are kept one by one."""
 
-Part = tuple[Ints, Ints, Floats, Floats, Floats]
+_MERGED_FROM = 3
+"""Requests of a server's second, on average, from which on those of a stretch, none of which is followed,
+are merged."""
 
 
 @dataclass(frozen=True)
@@ -223,28 +174,34 @@ class RecordedLoad:
 
     def requests(self, servers: int, seed: int, day: int, first: int, last: int, tail: Tail) -> Iterator[Part]:
         """Of the blocks from ``first`` until before ``last``."""
-        begins = first * BLOCK_S
-        starts, factor = self._starts(seed, day), self._factor(seed, day, tail, (begins, last * BLOCK_S))
+        starts, factor = self._starts(seed, day), self._factor(seed, day, tail, (first * BLOCK_S, last * BLOCK_S))
         span = max(int(np.ceil(self.span_s)), 1)
-        for copy in range(-(-servers // self.today)):
-            shift = 0.0
-            if copy:
-                shift = np.random.default_rng((seed, day, 1, copy)).uniform(
-                    60.0, max(61.0, min(LONGEST_SHIFT_S, span / 2))
-                )
-            for block in range(first, last):
+        shifts = [
+            np.random.default_rng((seed, day, 1, copy)).uniform(60.0, max(61.0, min(LONGEST_SHIFT_S, span / 2)))
+            if copy
+            else 0.0
+            for copy in range(-(-servers // self.today))
+        ]
+        for block in range(first, last):
+            beyond = factor[(block - first) * BLOCK_S :][:BLOCK_S] - 1.0
+            parts = []
+            for copy, shift in enumerate(shifts):
                 draw = np.random.default_rng((seed, day, 3, copy, block))
                 second, index = self._between((starts[block] + shift) % span, span)
-                second = second + block * BLOCK_S
-                beyond = factor[second - begins] - 1.0
-                if beyond.any():
-                    more = draw.poisson(beyond)
+                if (expected := beyond[second]).any():
+                    more = draw.poisson(expected)
                     second, index = (np.concatenate([each, np.repeat(each, more)]) for each in (second, index))
                 server = self._servers(draw, len(index), copy)
-                keep = server < servers
-                index = index[keep]
-                one = np.ones(len(index))
-                yield second[keep], server[keep], self.isl[index].astype(float), self.osl[index].astype(float), one
+                if (copy + 1) * self.today > servers:
+                    keep = server < servers
+                    second, server, index = second[keep], server[keep], index[keep]
+                isl, osl = (each[index] for each in self._lengths)
+                parts.append((second + block * BLOCK_S, server, isl, osl, np.ones(len(index))))
+            yield together(parts)
+
+    @cached_property
+    def _lengths(self) -> tuple[Floats, Floats]:
+        return self.isl.astype(float), self.osl.astype(float)
 
     def _between(self, start: float, span: int) -> tuple[Ints, Ints]:
         """(second, index) of the requests of a block, the trace's end followed by its beginning."""
@@ -293,7 +250,7 @@ class ReferenceLoad:
         for block in range(first, last):
             begins = block * BLOCK_S
             rate = self.intensity(seed, day, tail, (begins, begins + BLOCK_S))
-            expected = np.cumsum(rate, dtype=np.float64)
+            expected, parts = np.cumsum(rate, dtype=np.float64), []
             for octet in range(-(-servers // OCTET)):
                 draw = np.random.default_rng((seed, day, 1, block, octet))
                 mine = self.weights[octet * OCTET :][:OCTET] or (1.0,) * OCTET
@@ -301,7 +258,8 @@ class ReferenceLoad:
                 second, server, isl, osl, count = part
                 server = server + octet * OCTET
                 keep = server < servers
-                yield begins + second[keep], server[keep], isl[keep], osl[keep], count[keep]
+                parts.append((begins + second[keep], server[keep], isl[keep], osl[keep], count[keep]))
+            yield together(parts)
 
 
 _BINNED_FROM_RPS = 0.7
@@ -382,19 +340,27 @@ WARM_S, SLOT_S = 300, 900
 
 
 def whole_day(load: Load, servers: int, seed: int, day: int, tail: Tail = "exponential") -> DayOfRequests:
-    return DayOfRequests.of(list(load.requests(servers, seed, day, 0, DAY_S // BLOCK_S, tail)))
+    """Where there are very many, those of a server's second as one."""
+    parts: list[DayOfRequests] = []
+    few: list[Part] = []
+    total = 0
+    for part in load.requests(servers, seed, day, 0, DAY_S // BLOCK_S, tail):
+        few.append(part)
+        total += len(part[0])
+        if total > _MOST_SINGLE:
+            parts, few = [*parts, *(merged(each, servers) for each in few)], []
+    return DayOfRequests.joined(parts) if parts else DayOfRequests.of(few)
 
 
 def stretch(load: Load, servers: int, seed: int, day: int, start: int, tail: Tail) -> DayOfRequests:
     """The slot that begins at second ``start`` of a day, seconds counted from :data:`WARM_S` before it."""
-    first = max(start - WARM_S, 0)
-    blocks = first // BLOCK_S, -(-(start + SLOT_S) // BLOCK_S)
-    whole = DayOfRequests.of(list(load.requests(servers, seed, day, *blocks, tail)))
-    keep = (whole.second >= first) & (whole.second < start + SLOT_S)
-    offset = start - WARM_S
-    return DayOfRequests(
-        whole.second[keep] - offset, whole.server[keep], whole.isl[keep], whole.osl[keep], whole.count[keep]
-    )
+    first, last = max(start - WARM_S, 0), start + SLOT_S
+    parts = list(load.requests(servers, seed, day, first // BLOCK_S, -(-last // BLOCK_S), tail))
+    if sum(len(part[0]) for part in parts) > _MERGED_FROM * len(parts) * BLOCK_S * servers:
+        whole = DayOfRequests.joined([merged(part, servers) for part in parts])
+    else:
+        whole = DayOfRequests.of(parts)
+    return whole.within(first, last, start - WARM_S)
 
 
 def busiest(

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from planner.power import arrays, readings
+from planner.power.drawn import DayOfRequests, Packed
 from planner.power.policy import Policy, none, polca, static
 from planner.power.simulator import Outcome, RowModel, chance_of, held_for, simulate
 from planner.power.traffic import (
     Bursts,
-    DayOfRequests,
-    Packed,
     RecordedLoad,
     ReferenceLoad,
     busiest,
@@ -29,6 +28,7 @@ def one(row: RowModel, policy: Policy, n: int = 8, seed: int = 3, seconds: int =
     assert row.load is not None
     day = whole_day(row.load, 12, seed, 0)
     keep = day.second < seconds
+    assert day.square is None
     day = type(day)(*(getattr(day, name)[keep] for name in ("second", "server", "isl", "osl", "count")))
     return simulate(row, policy, n, row.requests(day), chance_of(seed, 0), seconds)
 
@@ -284,6 +284,33 @@ def test_a_stretch_that_was_kept_is_the_one_that_was_drawn() -> None:
             one, other = getattr(drawn, name), getattr(kept.day(), name)
             assert one.dtype == other.dtype
             assert np.array_equal(one, other)
+
+
+def test_requests_of_a_second_are_told_as_one_where_they_are_many(row: RowModel) -> None:
+    draw = np.random.default_rng(0)
+    arrival, isl, osl = (
+        np.sort(draw.uniform(0, 1800, 90_000)),
+        draw.integers(1, 3000, 90_000),
+        draw.integers(1, 40, 90_000),
+    )
+    load = RecordedLoad(arrival, isl, osl, 4)
+    seen = stretch(load, 6, 0, 3, 3600, "exponential")
+    assert seen.square is not None
+    assert len(seen.second) <= 1200 * 6
+    parts = list(load.requests(6, 0, 3, 5, 8, "exponential"))
+    single = DayOfRequests.of(parts).within(3300, 4500, 3300)
+    assert seen.count.sum() == len(single.second) > 50_000
+    one_by_one, together = (row.requests(each, followed=False) for each in (single, seen))
+    for name in ("work_s", "tokens"):
+        sums = [
+            np.bincount(each.step * 6 + each.server, getattr(each, name) * (each.merged if name == "tokens" else 1.0))
+            for each in (one_by_one, together)
+        ]
+        np.testing.assert_allclose(*sums, rtol=1e-5)
+    peaks = [simulate(row, FREE, 6, each, chance_of(0, 3), 1200).peak.max() for each in (one_by_one, together)]
+    assert peaks[0] == pytest.approx(peaks[1], rel=1e-6)
+    kept = Packed(seen).day()
+    assert np.array_equal(row.requests(kept, followed=False).work_s, together.work_s)
 
 
 def test_a_part_of_a_day_has_the_days_curve() -> None:
