@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, GetJsonSchemaHandler
@@ -169,4 +170,15 @@ class EngineGroup(Sparse):
     )
     power_cap_watts: float | None = Field(
         default=None, description="board power limit of each GPU; left out: as the driver has it"
+    )
+
+
+def carried(weights: Sequence[float], rates_rps: Sequence[float]) -> tuple[float, float] | None:
+    """What engines of a role carry, requests per second, by their ``weights`` and where all get the same share, as a
+    router gives that takes no weights; None where they are alike. ``rates_rps``: of each engine, as much as it can."""
+    if len(weights) < 2 or max(weights) - min(weights) < 1e-9:
+        return None
+    return (
+        min(rate / weight for weight, rate in zip(weights, rates_rps, strict=True) if weight > 0),
+        min(rates_rps) * len(rates_rps),
     )

@@ -15,7 +15,7 @@ from costmodels.models.huggingface import parse_config
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import Framework, find_framework
-from planner.contract.engine import EngineGroup
+from planner.contract.engine import EngineGroup, carried
 from planner.experts.model import moe_model
 from planner.exports.minded import minded
 from planner.exports.nginx import nginx_front
@@ -212,6 +212,7 @@ class StartedFleet:
                 f"draft_method: {MTP}, and {self.model.name} has no layers that draft", "give a head: draft_model=…"
             )
         pool = next(pool for pool in request.cluster.pools if pool.name == group.pool)
+        expert_backend, early_launch = self._kernels(group, pool.gpu)
         return EngineSpec(
             framework=self.framework.spec,
             model=values.checkpoint or known,
@@ -228,7 +229,8 @@ class StartedFleet:
             prefix_hit=request.workload.prefix_hit,
             is_sparse=self.model.is_sparse,
             attention_backend=words[words.index(backend) + 1] if backend in words else "",
-            expert_backend=self._expert_backend(group, pool.gpu),
+            expert_backend=expert_backend,
+            early_launch=early_launch,
             converted_checkpoint=values.checkpoint or CHECKPOINT,
             draft_model=values.draft_model or DRAFT_MODEL,
             draft_method=values.draft_method or "",
@@ -238,17 +240,17 @@ class StartedFleet:
             vendor=vendor_of(pool.gpu),
         )
 
-    def _expert_backend(self, group: EngineGroup, gpu: str) -> str:
-        """Of a GPU that a request described itself nothing is told."""
-        if not self.model.is_moe:
-            return ""
-        experts = choose_precision(self.model, group.weights_precision).of("experts")
+    def _kernels(self, group: EngineGroup, gpu: str) -> tuple[str, str]:
+        """Its ``expert_backend`` and ``early_launch``: of a GPU that a request described itself nothing is told."""
         try:
-            known = find_gpu(gpu)
+            known, can = find_gpu(gpu), self.framework.capabilities
         except UnknownName:
-            return ""
-        release = self.framework.release
-        return self.framework.capabilities.expert_backend(known, experts, release, replicas=group.layout.dp > 1)
+            return "", ""
+        early = can.launched_early(known, self.model.model_type)
+        if not self.model.is_moe:
+            return "", early
+        experts = choose_precision(self.model, group.weights_precision).of("experts")
+        return can.expert_backend(known, experts, self.framework.release, replicas=group.layout.dp > 1), early
 
     def needs(self) -> tuple[str, ...]:
         """Keys of the values without which the engines cannot be started."""
@@ -383,11 +385,11 @@ class StartedFleet:
         rates = {each.engine: each.rate_rps.value for each in self.plan.prediction.engines}
         lines = []
         for role in dict.fromkeys(engine.role for engine in self.engines):
-            engines = [engine for engine in self.engines if engine.role == role]
-            if len(engines) < 2 or max(e.weight for e in engines) - min(e.weight for e in engines) < 1e-9:
+            engines = [engine for engine in self.engines if engine.role == role and engine.group.id in rates]
+            shares = carried([engine.weight for engine in engines], [rates[engine.group.id] for engine in engines])
+            if shares is None:
                 continue
-            planned = min(rates[e.group.id] / e.weight for e in engines if e.weight > 0 and e.group.id in rates)
-            equal = min(rates[e.group.id] for e in engines if e.group.id in rates) * len(engines)
+            planned, equal = shares
             loss = max(0.0, 1 - equal / planned)
             lines.append(
                 f"the router takes no weights: {role} engines get equal shares, not the plan's; that carries "

@@ -10,7 +10,7 @@ from costmodels.serving.frameworks.caches import default_cache
 from costmodels.serving.frameworks.framework import PREDICTED
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.capacity import LONG
-from planner.contract.engine import NOTHING, Layout
+from planner.contract.engine import NOTHING, Layout, carried
 from planner.contract.quantities import SLOW_END
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
@@ -42,6 +42,7 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         *_unmeasured_notes(groups),
         *_few_places_notes(groups),
         *_hand_over_notes(fleet.pairs),
+        *_share_notes(fleet),
     ]
     if any(pair.transfer is not None for pair in fleet.pairs):
         notes += pairing_notes(served[0], fleet.attention_backend, drafting=work.speculation is not None)
@@ -86,6 +87,22 @@ def _few_places_notes(groups: Sequence[Group]) -> Iterator[str]:
                 f"the cache of an engine of {group.id} holds {places} request{'s' if places > 1 else ''} of "
                 f"{group.engine.longest_tokens:,} tokens: no more are in flight at once, others wait"
             )
+
+
+def _share_notes(fleet: LoadedFleet) -> Iterator[str]:
+    """Where engines of a role are of several kinds: what is carried by a router that knows no shares."""
+    for role in dict.fromkeys(group.role for group in fleet.groups):
+        engines = [group for group in fleet.groups if group.role == role for _ in range(group.engines)]
+        rates = [float(group.capacity_rps.value[0]) for group in engines]
+        shares = carried([group.share / group.engines for group in engines], rates)
+        if shares is None or shares[1] >= fleet.served_rps:
+            continue
+        kinds = "engines" if role == "aggregated" else f"{role} engines"
+        yield (
+            f"the {kinds} are of several kinds with shares of their own: a router that takes no weights, as "
+            f"vllm-router and SGLang's, carries {shares[1]:.3g} of these {fleet.served_rps:.3g} requests/s; "
+            "`plan export --to gateway` writes one that does"
+        )
 
 
 def _exchange_notes(group: Group) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,6 +145,21 @@ def test_two_pools_reach_what_they_reach_one_by_one(planned: Planned) -> None:
     )  # a simpler plan may be taken within 2 %
     # One pool that prefills for the other does more than either by itself.
     assert throughput(planned(DENSE, "4xH100 + 3xA100", WORKLOAD, SLO)) >= together
+
+
+def test_what_a_router_without_weights_carries_is_said(planned: Planned) -> None:
+    asked = ("isl=2000,osl=300", "ttft=2s,tpot=50ms")
+    two = planned("Qwen/Qwen3-8B", "2xH100+4xL40S", *asked, disaggregation="never")
+    assert len(two.decision.engines) > 1
+    (note,) = (note for note in two.provenance.notes if "takes no weights" in note)
+    told = re.search(r"carries (\S+) of these (\S+) requests/s", note)
+    assert told is not None
+    rates = [each.rate_rps.value for each in two.prediction.engines]
+    engines = sum(len(group.replicas) for group in two.decision.engines)
+    assert float(told[1]) == pytest.approx(min(rates) * engines, rel=0.01)
+    assert float(told[2]) == pytest.approx(two.prediction.request_rate_rps.value, rel=0.01)
+    one = planned("Qwen/Qwen3-8B", "2xH100", *asked, disaggregation="never")
+    assert not any("takes no weights" in note for note in one.provenance.notes)
 
 
 def test_layouts_across_nodes_never_worsen_the_plan_and_can_be_placed(planned: Planned) -> None:
