@@ -74,11 +74,6 @@ class Layouts(Rowwise):
         return self.exchange > 0
 
     @property
-    def gathering(self) -> NDArray[np.bool_]:
-        """Whose attention ranks gather all tokens for experts."""
-        return (self.dp > 1) & ~self.wide
-
-    @property
     def low_latency(self) -> NDArray[np.bool_]:
         """Which do so in messages of a fixed size, within CUDA graphs."""
         return np.asarray(priced_as(self.exchange) == LOW_LATENCY)

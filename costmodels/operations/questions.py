@@ -125,7 +125,8 @@ class ExpertExchange:
 class StepWork:
     """Everything one step asks for. ``moved_bytes`` and ``small_kernels`` are the elementwise rest, ``uneven`` by how
     much more (log) the GPU with most experts that are asked for has than all have on average; shape [n].
-    ``beside_tokens``: of a step, up to which what is asked ``beside`` routed experts runs so."""
+    ``slow_experts``: whose experts take longer than their rows say, [n]. ``beside_tokens``: of a step, up to which what
+    is asked ``beside`` routed experts runs so."""
 
     candidates: int
     asked: dict[str, list[Asked]] = field(default_factory=dict)
@@ -135,11 +136,13 @@ class StepWork:
     moved_bytes: Floats = field(default_factory=lambda: np.zeros(0))
     small_kernels: Floats = field(default_factory=lambda: np.zeros(0))
     uneven: Floats = field(default_factory=lambda: np.zeros(0))
+    slow_experts: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def __post_init__(self) -> None:
         self.moved_bytes = np.zeros(self.candidates)
         self.small_kernels = np.zeros(self.candidates)
         self.uneven = np.zeros(self.candidates)
+        self.slow_experts = np.zeros(self.candidates, np.bool_)
 
     def ask(
         self, kernel: Kernel, count: Floats | float, when: NDArray[np.bool_] | None = None, **columns: object

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import Floats, Ints
@@ -121,18 +122,32 @@ class ServedModel:
             if can.launched_singly is not None and self.model.is_moe
             else (0, 0.0)
         )
-        waits = drafting is not None and not release.older_than(drafting.since) and release.older_than(drafting.before)
         return Slow(
             blocks,
             compiled,
-            drafting.step_us if drafting is not None and waits else 0.0,
+            drafting.step_us if drafting is not None and drafting.holds_at(release) else 0.0,
             one.us_per_sequence if one is not None and release.older_than(one.before) else 0.0,
             tuned.wait_us(release, self.gpu, self.precision.weights) if tuned is not None else 0.0,
             self.model.is_moe,
             launched,
             launching_us,
-            can.gathered_slowly is not None and can.gathered_slowly.holds(self.gpu, self.precision.of("experts")),
+            bool(self.early_launch),
         )
+
+    @property
+    def early_launch(self) -> str:
+        """The variable that has kernels start before the last has ended; "": they do not."""
+        return self.framework.capabilities.launched_early(self.gpu, self.model.model_type)
+
+    def slow_experts(self, layouts: Layouts) -> NDArray[np.bool_]:
+        """Of which layouts experts take longer than their rows say, [n]: of those that share them out whole, or gather
+        tokens for them; an all-to-all has rows of its own."""
+        can, release, experts = self.framework.capabilities, self.framework.release, self.precision.of("experts")
+        one, many = (
+            any(each.holds(self.gpu, experts, release, replicas=replicas) for each in can.slow_experts)
+            for replicas in (False, True)
+        )
+        return np.asarray(np.where(layouts.dp > 1, many, one & (layouts.ep > 1)) & ~layouts.wide)
 
     @property
     def gpu(self) -> Gpu:
@@ -207,6 +222,7 @@ class ServedModel:
         work = step_work(self.model, precision, layouts, batch, routing)
         if (gathered := self.framework.capabilities.gathers_in.get(precision.of("experts"))) is not None:
             work.gathered_in(gathered)
+        work.slow_experts = self.slow_experts(layouts)
         if of_busiest:
             work.uneven[:] = 0.0
         if self.images is not None and self.model.vision is not None:

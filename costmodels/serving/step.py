@@ -97,8 +97,8 @@ def step_times(
     shared = asked["gemm"]
     hidden = np.where(graphs, np.minimum(shared.waiting, routed.alone), 0.0)
     after = 1 - np.divide(hidden, shared.alone, out=np.zeros(n), where=shared.alone > 0)
-    gathered = np.where(layouts.gathering & (batch.prefills == 0), calibration.gathered_experts, 0.0)
-    seen = {"moe": np.exp(calibration.uneven_experts * uneven + gathered), "gemm": after}
+    slow = np.where(work.slow_experts & (batch.prefills == 0), calibration.slow_experts, 0.0)
+    seen = {"moe": np.exp(calibration.uneven_experts * uneven + slow), "gemm": after}
     by_part: dict[str, list[Estimates]] = {
         part: [
             alone(asked[name].time).scaled(calibration.factor(name, batch.prefills) * seen.get(name, 1.0))
@@ -115,6 +115,10 @@ def step_times(
     if work.expert_exchanges:
         sent = expert_exchange_times(cost, network, work.expert_exchanges, n)
         layers, by_part = _with_experts_sent(layers, by_part, sent, layouts)
+    gained = calibration.scale(batch.prefills) * calibration.early_launch_us_per_layer * model.layers
+    gained = np.where(batch.prefills == 0, np.minimum(gained, layers.value / 2), 0.0)
+    early = 1 - np.divide(gained, layers.value, out=np.zeros(n), where=layers.value > 0)
+    layers, by_part = layers.scaled(early), {part: [each.scaled(early) for each in by_part[part]] for part in by_part}
     hops = np.maximum(layouts.pp - 1, 0).astype(np.float64)
     message = batch.tokens.astype(np.float64) * model.hidden * ACTIVATION_BYTES
     crossing = layouts.gpus > network.gpus_per_node

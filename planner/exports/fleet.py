@@ -212,6 +212,7 @@ class StartedFleet:
                 f"draft_method: {MTP}, and {self.model.name} has no layers that draft", "give a head: draft_model=…"
             )
         pool = next(pool for pool in request.cluster.pools if pool.name == group.pool)
+        expert_backend, early_launch = self._kernels(group, pool.gpu)
         return EngineSpec(
             framework=self.framework.spec,
             model=values.checkpoint or known,
@@ -228,7 +229,8 @@ class StartedFleet:
             prefix_hit=request.workload.prefix_hit,
             is_sparse=self.model.is_sparse,
             attention_backend=words[words.index(backend) + 1] if backend in words else "",
-            expert_backend=self._expert_backend(group, pool.gpu),
+            expert_backend=expert_backend,
+            early_launch=early_launch,
             converted_checkpoint=values.checkpoint or CHECKPOINT,
             draft_model=values.draft_model or DRAFT_MODEL,
             draft_method=values.draft_method or "",
@@ -238,17 +240,17 @@ class StartedFleet:
             vendor=vendor_of(pool.gpu),
         )
 
-    def _expert_backend(self, group: EngineGroup, gpu: str) -> str:
-        """Of a GPU that a request described itself nothing is told."""
-        if not self.model.is_moe:
-            return ""
-        experts = choose_precision(self.model, group.weights_precision).of("experts")
+    def _kernels(self, group: EngineGroup, gpu: str) -> tuple[str, str]:
+        """Its ``expert_backend`` and ``early_launch``: of a GPU that a request described itself nothing is told."""
         try:
-            known = find_gpu(gpu)
+            known, can = find_gpu(gpu), self.framework.capabilities
         except UnknownName:
-            return ""
-        release = self.framework.release
-        return self.framework.capabilities.expert_backend(known, experts, release, replicas=group.layout.dp > 1)
+            return "", ""
+        early = can.launched_early(known, self.model.model_type)
+        if not self.model.is_moe:
+            return "", early
+        experts = choose_precision(self.model, group.weights_precision).of("experts")
+        return can.expert_backend(known, experts, self.framework.release, replicas=group.layout.dp > 1), early
 
     def needs(self) -> tuple[str, ...]:
         """Keys of the values without which the engines cannot be started."""

@@ -49,6 +49,8 @@ class EngineSpec:
     attention_backend: str = ""
     expert_backend: str = ""
     """Kernels for experts that it must be told to run; "": its own choice."""
+    early_launch: str = ""
+    """Variable without which kernels start when the last has ended, as is not predicted; "": none."""
     converted_checkpoint: str = CHECKPOINT
     draft_model: str = DRAFT_MODEL
     draft_method: str = ""

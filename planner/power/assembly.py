@@ -92,7 +92,7 @@ def assembled(made: Solved) -> told.PowerPlan:
                 breaks=each.breaks,
                 advice=each.advice,
             )
-            for each in stressed(row, request, decided.policy, servers)
+            for each in stressed(row, request, decided.policy, servers, judge.progress)
         ),
         provenance=_provenance(made),
     )
@@ -101,7 +101,10 @@ def assembled(made: Solved) -> told.PowerPlan:
 
 def _with_tail(made: Solved, tail: Tail) -> dict[str, int]:
     """Servers of each policy when bursts have another tail, by the value of its brakes on fewer days."""
-    judge = Judge(made.row, made.request, _TAIL_DAYS, tail=tail, by_value=True)
+    progress = made.judge.progress
+    if progress is not None:
+        progress(f"bursts with a {tail} tail")
+    judge = Judge(made.row, made.request, _TAIL_DAYS, tail=tail, by_value=True, progress=progress)
     out = {}
     for name, each in made.results.items():
         servers = each.verdict.servers
@@ -394,7 +397,8 @@ def _provenance(made: Solved) -> told.PowerProvenance:
             f"a hall of small racks: {made.row.tree.below.shape[1]:,} of {len(leaves(made.request.supply)):,} lowest "
             "nodes are simulated, those with the fewest watts a server among them, and the others taken to be like "
             "them; budgets of theirs are lowered by as much as the highest of all reads above the highest of these in "
-            f"busy minutes, {np.max(1 - made.row.tree.budgets / own):.1%} at most"
+            "busy minutes and by three standard errors of that, so that it holds what is said: "
+            f"{np.max(1 - made.row.tree.budgets / own):.1%} at most"
         )
     if made.row.block > 1:
         notes.append(

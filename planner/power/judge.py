@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -39,6 +41,11 @@ MOST_EXTRA = 0.7
 """Servers beyond today's that are tried, as a share of them."""
 
 _KEPT_BYTES = 600e6
+
+_TELL_S = 15.0
+"""Seconds after which, and between which, one is told how far a number of stretches is."""
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,20 @@ class Judge:
             return
         each = Packed(self._stretch(slots[0])).nbytes
         kept = sorted(slots[: max(int(_KEPT_BYTES / max(each, 1)), 1)])
-        self._stretches.update(zip(kept, in_order(lambda slot: Packed(self._stretch(slot)), kept), strict=True))
+        drawn = self._watched(lambda slot: Packed(self._stretch(slot)), kept, "busy stretches are drawn")
+        self._stretches.update(zip(kept, drawn, strict=True))
+
+    def _watched(
+        self, make: Callable[[tuple[int, int]], _Made], slots: Sequence[tuple[int, int]], doing: str
+    ) -> Iterator[_Made]:
+        """``make`` of each; of what takes long it is said how long that is likely to be."""
+        began = told = time.monotonic()
+        for done, each in enumerate(in_order(make, slots), 1):
+            yield each
+            now = time.monotonic()
+            if self.progress is not None and now - told >= _TELL_S:
+                told, left = now, (now - began) / done * (len(slots) - done)
+                self.progress(f"{doing}: {done:,} of {len(slots):,}, some {left:,.0f} s left")
 
     def uncapped(self) -> list[Outcome]:
         """Whole days of as many servers as are tried, without caps and without a brake."""
@@ -223,7 +243,8 @@ class Judge:
                 return quiet
             return self.busy_slot(policy, n, slot)
 
-        for slot, outcome in zip(self.slots(), in_order(run, self.slots()), strict=True):
+        slots, doing = self.slots(), f"{policy.name} with {self.row.told(n)} servers: stretches"
+        for slot, outcome in zip(slots, self._watched(run, slots, doing), strict=True):
             if isinstance(outcome, _Quiet):
                 peaks, wear = outcome.peaks, outcome.wear
             else:

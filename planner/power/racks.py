@@ -18,13 +18,17 @@ _DAYS = range(3_000_000, 3_000_060)
 _SLOTS = 40
 """Of which the highest readings of racks are taken, in five minutes each."""
 
+_ERRORS = 3.0
+"""Standard errors of the mean highest reading of racks over these slots, by which budgets are lowered beside: some that
+stand for all err either way, and a hall is to hold what it is said to."""
+
 _MORE = 1.25
 """Servers of today's that they have."""
 
 
 def for_all(row: RowModel, stand_for: Mapping[str, tuple[int, int]], seed: int) -> RowModel:
     """``row``, whose nodes of these names are so many and stand for so many: each budget is lowered by how much higher
-    the highest of all reads in five busy minutes than that of those that are simulated."""
+    the highest of all reads in five busy minutes than that of those that are simulated, and by the error of that."""
     tree, n = row.tree, int(row.today * _MORE)
     assert row.load is not None
     load, servers = row.load, row.servers(n)
@@ -47,6 +51,8 @@ def for_all(row: RowModel, stand_for: Mapping[str, tuple[int, int]], seed: int) 
         # Of one server, as far as nodes differ by chance: that goes with the root of their servers.
         apart = (drawn - held * (drawn.sum(axis=1) / held.sum())[:, None]) / np.sqrt(held)
         more = (_highest_of(apart.ravel(), of) - _highest_of(apart.ravel(), some)) * np.sqrt(held)
+        highest_read = (drawn / budgets[mine]).max(axis=1).reshape(_SLOTS, -1).max(axis=1)
+        more = more + _ERRORS * np.std(highest_read, ddof=1) / np.sqrt(_SLOTS) * budgets[mine]
         budgets[mine] -= np.clip(more, 0.0, np.maximum(most[mine] - drawn.max(axis=0), 0.0))
     return replace(row, tree=replace(tree, budgets=budgets, own_budgets=tree.budgets))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,11 +27,19 @@ class Stressed:
     advice: str
 
 
-def stressed(row: RowModel, request: PowerRequest, policy: Policy, servers: int) -> Iterator[Stressed]:
+def stressed(
+    row: RowModel,
+    request: PowerRequest,
+    policy: Policy,
+    servers: int,
+    progress: Callable[[str], None] | None = None,
+) -> Iterator[Stressed]:
     """Each case, the policy and its thresholds as they are. Brakes are judged by their value: of so few days the bound
     says little."""
     usual = Judge(row, request, _DAYS, by_value=True, at_most=servers, every_slot=True)
     for case, changed, advice in cases(row):
+        if progress is not None:
+            progress(f"stress: {case}")
         judge = usual.like(changed)
         verdict = judge.verdict(policy, servers)
         breaks = judge.misses(verdict)

@@ -70,6 +70,7 @@ class CampaignRecipe(BaseModel):
     drafts: bool | None = None
     drafted: int = 0
     isl: int | None = None
+    isl_from: int = 0
     osl: int | None = None
     below_tp: int | None = None
     from_release: str = ""
@@ -80,6 +81,7 @@ class CampaignRecipe(BaseModel):
     fewest: int = 0
     since: dt.date | None = None
     gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
     kv_precision: str = ""
 
     def fits(self, engine: CampaignEngine) -> bool:
@@ -92,6 +94,7 @@ class CampaignRecipe(BaseModel):
             and (engine.dp > 1 or not self.attention_dp)
             and self.drafts in (None, engine.drafts)
             and self.isl in (None, engine.isl)
+            and engine.isl >= self.isl_from
             and self.osl in (None, engine.osl)
             and (self.below_tp is None or engine.tp < self.below_tp)
             and not (self.from_release and engine.release.older_than(self.from_release))
@@ -117,6 +120,8 @@ class CampaignRecipe(BaseModel):
             out["max_num_batched_tokens"] = str(self.max_num_batched_tokens)
         if self.gpu_memory_utilization is not None:
             out["gpu_memory_utilization"] = f"{self.gpu_memory_utilization:g}"
+        if self.max_model_len is not None:
+            out["max_model_len"] = str(self.max_model_len)
         if self.kv_precision:
             out["kv_precision"] = self.kv_precision
         if self.drafted:
@@ -150,7 +155,7 @@ class Campaign(BaseModel):
     spread: str = ""
     narrow_cache: str = ""
     sent_at_rate: tuple[Sent, ...] = ()
-    recipes: tuple[CampaignRecipe, ...] = ()
+    recipes: tuple[CampaignRecipe, ...]
 
 
 @lru_cache(maxsize=1)

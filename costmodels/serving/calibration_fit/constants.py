@@ -25,7 +25,8 @@ CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
     ("sampled", 0.010, 0.008, 0.0, 0.05),
     ("block_experts", 0.0, 0.05, 0.0, 0.5),
     ("uneven_experts", 0.0, 0.4, 0.0, 1.5),
-    ("gathered_experts", 0.0, 0.4, 0.0, 0.8),
+    ("slow_experts", 0.0, 0.4, 0.0, 0.8),
+    ("early_launch_per_layer", 0.0076, 0.008, 0.0, 0.03),
     ("prompt_step", 0.5, 0.7, 0.0, 4.0),
     ("prompt_step_per_layer", 0.03, 0.03, 0.0, 0.12),
     ("request", 10.0, 10.0, 0.0, 120.0),
@@ -83,12 +84,13 @@ def steps_ms(c: OfRuns, runs: MeasuredRuns) -> tuple[Floats, Floats]:
         return np.asarray((parts @ factors[:, :, None])[:, :, 0] + more)
 
     uneven = c["uneven_experts"] * runs.uneven
-    gathered = np.where(runs.gathered_slowly[:, None], c["gathered_experts"], 0.0)
+    slow = np.where(runs.slow_experts[:, None], c["slow_experts"], 0.0)
     blocks = np.where(runs.slow_blocks[:, None], c["block_experts"], 0.0)
+    early = np.where(runs.launched_early[:, None], c["early_launch_per_layer"], 0.0)
     host = c["step"] + (c["step_per_layer"] + blocks) * layers
     sequence = c["step_per_sequence"] + np.where(runs.greedy[:, None], 0.0, c["sampled"]) + runs.sequence_ms[:, None]
     decode = np.exp(c.step)[:, None] * (
-        kernels(runs.parts_ms[:, :DECODE_LEVELS], uneven[:, :DECODE_LEVELS] + gathered, "moe") + host
+        kernels(runs.parts_ms[:, :DECODE_LEVELS], uneven[:, :DECODE_LEVELS] + slow, "moe") + host - early * layers
     )
     beside = c.layer[:, None] * layers
     decode = np.maximum(decode + beside + sequence * runs.decode_batch, LEAST_STEP_MS)
@@ -175,7 +177,8 @@ IN_CALIBRATION = {
     "sampled": "sampled_us_per_sequence",
     "block_experts": "block_experts_us_per_layer",
     "uneven_experts": "uneven_experts",
-    "gathered_experts": "gathered_experts",
+    "slow_experts": "slow_experts",
+    "early_launch_per_layer": "early_launch_us_per_layer",
     "prompt_step": "prompt_step_us",
     "prompt_step_per_layer": "prompt_step_us_per_layer",
     "request": "request_us",

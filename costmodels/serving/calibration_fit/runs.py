@@ -32,7 +32,8 @@ class MeasuredRuns:
         uneven: [n, levels], of experts (:class:`~costmodels.serving.step.StepTimes`).
         decode_batch, prompts, chunks, stages, mixed: of the grid that the steps belong to.
         layers: of the model; ``slow_blocks``: whether its experts are blocks of fp8 that the release is slow with;
-            ``gathered_slowly``: whether experts take longer for tokens that attention ranks gather;
+            ``slow_experts``: whether kernels for experts take longer than their rows say;
+            ``launched_early``: whether kernels are launched before the last has ended;
             ``compiled``: whether its kernels are compiled when their shapes first come; ``sequence_ms``: what the
             release takes more of each running sequence; ``first_full_ms``: what prompts that first fill a
             step wait for.
@@ -56,7 +57,8 @@ class MeasuredRuns:
     mixed: NDArray[np.bool_]
     layers: Ints
     slow_blocks: NDArray[np.bool_]
-    gathered_slowly: NDArray[np.bool_]
+    slow_experts: NDArray[np.bool_]
+    launched_early: NDArray[np.bool_]
     compiled: NDArray[np.bool_]
     first_full_ms: Floats
     launched: Ints
@@ -161,7 +163,8 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
         "mixed": questions.mixed,
         "layers": np.full(n, served.model.layers),
         "slow_blocks": np.full(n, served.slow.block_experts),
-        "gathered_slowly": served.slow.gathered & loops.layouts.gathering,
+        "slow_experts": served.slow_experts(loops.layouts),
+        "launched_early": np.full(n, served.slow.launched_early),
         "compiled": np.full(n, served.slow.compiled),
         "first_full_ms": np.full(n, served.slow.full_us / 1e3),
         "launched": np.full(n, served.slow.launched),

@@ -13,12 +13,12 @@ and the time to the first token as what the steps give, plus the request's own w
 factor                      how far kernels overlap, fuse or fall short of what they take alone (0.6 to 1.7)
 step, layer                 scheduler, launch and the gap between two steps (50 µs to 3 ms; up to 30 µs a layer)
 sequence                    bookkeeping, detokenisation and output of a running sequence (0 to 100 µs)
-sampled                     beside it where tokens are sampled: sorting for top-k and top-p (0 to 50 µs; 15 to 18 µs
-                            measured on an H200 with a vocabulary of 128k)
+sampled                     beside it where tokens are sampled: sorting for top-k and top-p (0 to 50 µs; H200: 15 to 18)
 block_experts               a layer of experts with scaled blocks of fp8 on Hopper, before the release named (to 500 µs)
 uneven_experts              power of the share by which the GPU with most experts to read exceeds the average, where
                             experts are spread whole (0 to 1.5; 0: kernels timed with even routing say it all)
-gathered_experts            log by which experts take longer for gathered tokens in steps without prompts (0 to 0.8)
+slow_experts                log by which kernels that capabilities name exceed their rows without prompts (0 to 0.8)
+early_launch                what a layer gains without prompts where kernels start before the last ended (0 to 30 µs)
 prompt_step, prompt_layer   a step that no CUDA graph holds: launches (up to 4 ms; up to 120 µs a layer)
 request, token, queue       what a lone request pays: HTTP, tokenisation; and what each other request adds (one process)
 expert_layer                beside it, of models with experts whose kernels prompts launch singly (up to 2 ms a layer)
@@ -220,11 +220,10 @@ def model_kind(layers: int, hidden: int, precision: str, attention: str) -> str:
 
 @dataclass(frozen=True)
 class Slow:
-    """Whether a model has experts in scaled blocks of fp8 that the release is slow with, and kernels that are compiled
-    when their shapes first come; what steps that draft take more where attention is data parallel, what the release
-    takes more of each running sequence, and what prompts that first fill a step wait for, µs; whether the model has
-    experts; layers whose kernels are launched one by one for prompts, and how long that takes in a step, µs; whether
-    experts take longer for tokens that attention ranks gather."""
+    """Whether a model has experts in scaled blocks of fp8 that the release is slow with, and kernels compiled when
+    their shapes first come; what steps that draft take more where attention is data parallel, each running sequence and
+    prompts that first fill a step, µs; whether it has experts; layers whose kernels prompts launch singly, and how
+    long that takes, µs; whether kernels of steps without prompts start before the last has ended."""
 
     block_experts: bool = False
     compiled: bool = False
@@ -234,7 +233,7 @@ class Slow:
     experts: bool = False
     launched: int = 0
     launching_us: float = 0.0
-    gathered: bool = False
+    launched_early: bool = False
 
     @property
     def kind(self) -> str:
@@ -262,7 +261,8 @@ class Calibration(BaseModel):
     sampled_us_per_sequence: float = Field(default=0.0, ge=0)
     block_experts_us_per_layer: float = Field(default=0.0, ge=0)
     uneven_experts: float = Field(default=0.0, ge=0)
-    gathered_experts: float = Field(default=0.0, ge=0)
+    slow_experts: float = Field(default=0.0, ge=0)
+    early_launch_us_per_layer: float = Field(default=0.0, ge=0)
     first_us: float = Field(default=0.0, ge=0)
     first_on_amd: float = Field(default=1.0, ge=1)
     first_full_us: float = 0.0  # resolved: of the release (its capabilities), in no fit, as
@@ -338,9 +338,9 @@ class Calibration(BaseModel):
                 "met": gpu.name in self.on_gpus and model in self.models,
                 "drafting_us": slow.drafting_us,
                 "launching_us": slow.launching_us,
+                "early_launch_us_per_layer": self.early_launch_us_per_layer if slow.launched_early else 0.0,
                 "first_full_us": slow.full_us,
                 "first_us": first_us if slow.compiled else 0.0,
-                "gathered_experts": self.gathered_experts if slow.gathered else 0.0,
                 "step_us_per_sequence": self.step_us_per_sequence + sampled + slow.sequence_us,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
                 "request_us": self.request_us + self.request_us_per_expert_layer * slow.launched,

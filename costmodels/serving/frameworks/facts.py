@@ -138,27 +138,40 @@ class OneProcess(Facts):
     us_per_sequence: float = Field(ge=0)  # of a step, for each running sequence, beside the calibration's
 
 
-class UnhiddenDrafting(Facts):
+class Reach(Facts):
+    """In which releases and on which GPUs something holds."""
+
+    from_capability: float = 0.0  # CUDA compute capability from which it holds
+    below_capability: float | None = None  # … and below which
+    from_release: str = ""  # of the framework, from which it holds; "": all
+    before_release: str = ""  # … and before which
+
+    def holds_at(self, release: Release) -> bool:
+        early = self.from_release and release.older_than(self.from_release)
+        late = self.before_release and not release.older_than(self.before_release)
+        return not (early or late)
+
+    def holds_on(self, gpu: Gpu) -> bool:
+        capability = gpu.compute_capability or 0.0
+        if self.below_capability is not None and not 0 < capability < self.below_capability:
+            return False
+        return capability >= self.from_capability
+
+
+class UnhiddenDrafting(Reach):
     """Releases in which the host draws up a step that drafts while the GPUs wait, and attention is data parallel."""
 
-    since: str  # the first that drafts there at all
-    before: str
     step_us: float = Field(gt=0)  # what each step takes more
 
 
-class TunedFirst(Facts):
+class TunedFirst(Reach):
     """Releases that tune kernels when prompts first fill a step's budget, so that all who sent them wait."""
 
-    since: str  # the first that does
-    before: str
-    from_capability: float  # CUDA compute capability from which it holds
     wait_s: dict[str, float]  # by precision of weights
 
     def wait_us(self, release: Release, gpu: Gpu, weights: str) -> float:
         """What they wait under a release, on a GPU, for a model in a precision; 0: nothing."""
-        there = not release.older_than(self.since) and release.older_than(self.before)
-        fast = (gpu.compute_capability or 0.0) >= self.from_capability
-        return 1e6 * self.wait_s.get(weights, 0.0) if there and fast else 0.0
+        return 1e6 * self.wait_s.get(weights, 0.0) if self.holds_at(release) and self.holds_on(gpu) else 0.0
 
 
 class LaunchedSingly(Facts):
@@ -180,33 +193,29 @@ class LaunchedSingly(Facts):
         return counted, counted * self.host_us.get(gpu.vendor, 0.0)
 
 
-class GatheredSlowly(Facts):
-    """Experts in these precisions, on GPUs from a CUDA compute capability on, take longer for tokens that attention
-    ranks gather than their kernels' rows say (``gathered_experts`` of the calibration)."""
+class EarlyLaunch(Reach):
+    """Kernels that start before the last has ended (programmatic dependent launch), where a variable of the environment
+    says so: of models whose guide sets it."""
 
-    precisions: frozenset[str]
-    from_capability: float
-
-    def holds(self, gpu: Gpu, precision: str) -> bool:
-        return precision in self.precisions and (gpu.compute_capability or 0.0) >= self.from_capability
+    variable: str
+    model_types: frozenset[str]
 
 
-class ExpertBackend(Facts):
-    """Which of its kernels for experts an engine must be told to run: those that its rows, or a stand-in's, are of."""
+class ExpertsIn(Reach):
+    """Experts in a precision."""
 
-    precision: str  # of experts
-    from_capability: float = 0.0  # CUDA compute capability from which it holds
+    precision: str
     attention_replicas: Literal["one", "many", "any"] = "any"
-    from_release: str = ""  # of the framework, from which it holds; "": all
-    backend: str
 
     def holds(self, gpu: Gpu, precision: str, release: Release, *, replicas: bool) -> bool:
-        return (
-            self.precision == precision
-            and not (self.from_release and release.older_than(self.from_release))
-            and (gpu.compute_capability or 0.0) >= self.from_capability
-            and self.attention_replicas in ("any", "many" if replicas else "one")
-        )
+        alike = self.precision == precision and self.attention_replicas in ("any", "many" if replicas else "one")
+        return alike and self.holds_at(release) and self.holds_on(gpu)
+
+
+class ExpertBackend(ExpertsIn):
+    """Which of its kernels for experts an engine must be told to run: those that its rows, or a stand-in's, are of."""
+
+    backend: str
 
 
 class Capabilities(Facts):
@@ -229,9 +238,9 @@ class Capabilities(Facts):
         launched_singly: of models with experts, kernels launched one by one for prompts; None: graphs hold them.
         unhidden_drafting: what steps that draft take more where the host is not hidden; None: it is, or nobody knows.
         tuned_first: what prompts that first fill a step wait for; None: nothing beside that.
-        gathered_slowly: experts that take longer for gathered tokens; None: none.
-        gathers_in: by precision of experts, bytes of an element in which attention ranks gather tokens for them, where
-            they quantize before; else 16 bits.
+        slow_experts: whose kernels take longer in steps without prompts than their rows say.
+        early_launch: kernels that start before the last has ended; None: none.
+        gathers_in: by precision of experts, bytes of an element in which attention ranks gather tokens; else 16 bits.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
             compute capability from which the framework has kernels for that.
     """
@@ -251,8 +260,14 @@ class Capabilities(Facts):
     sparse_caches_in_8_bits_from: float | None = None
     shared_experts_beside: int = 0
     expert_backends: tuple[ExpertBackend, ...] = ()
-    gathered_slowly: GatheredSlowly | None = None
+    slow_experts: tuple[ExpertsIn, ...] = ()
+    early_launch: EarlyLaunch | None = None
     gathers_in: dict[str, float] = {}
+
+    def launched_early(self, gpu: Gpu, model_type: str) -> str:
+        """The variable that has kernels of such a model start before the last has ended; "": they do not."""
+        early = self.early_launch
+        return early.variable if early and model_type in early.model_types and early.holds_on(gpu) else ""
 
     def expert_backend(self, gpu: Gpu, precision: str, release: Release, *, replicas: bool) -> str:
         """What its command names for experts in ``precision``; "": nothing."""
@@ -420,16 +435,12 @@ class TimedBeside(Facts):
     bytes_per_element: float
 
 
-class StandIn(Facts):
+class StandIn(Reach):
     """Which measured rows speak for an operation in a precision, where a framework runs it by default otherwise than
     the pack timed it under its name."""
 
     operation: Literal["gemm", "moe"]
     precision: str  # of dense layers, or of experts
-    from_capability: float = 0.0  # CUDA compute capability from which it holds
-    below_capability: float | None = None  # … and below which
-    from_release: str = ""  # of the framework, from which it holds; "": all
-    before_release: str = ""  # … and before which
     one_attention_replica: bool = False  # holds for engines whose attention is not data parallel alone
     of_busiest: bool = False  # rows of experts that are shared out time the GPU with most tokens
     measured_as: str
@@ -437,14 +448,3 @@ class StandIn(Facts):
     beside: TimedBeside | None = None  # what its rows time, too
     why: str
     source: str
-
-    def holds_at(self, release: Release) -> bool:
-        early = self.from_release and release.older_than(self.from_release)
-        late = self.before_release and not release.older_than(self.before_release)
-        return not (early or late)
-
-    def holds_on(self, gpu: Gpu) -> bool:
-        capability = gpu.compute_capability or 0.0
-        if self.below_capability is not None and not 0 < capability < self.below_capability:
-            return False
-        return capability >= self.from_capability

@@ -53,7 +53,8 @@ class TrtllmLauncher(Launcher):
 
     def _environment(self, spec: EngineSpec, place: Place) -> dict[str, str]:
         exchange = self._exchange(spec)
-        return {} if exchange is None else {COMMUNICATION: exchange.backend}
+        own = {} if exchange is None else {COMMUNICATION: exchange.backend}
+        return own | ({spec.early_launch: "1"} if spec.early_launch else {})
 
     def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
         gpus = spec.gpus_per_node if place is None else place.gpus_by_node[0]
@@ -72,6 +73,10 @@ class TrtllmLauncher(Launcher):
         command = [*self._limit_flags(spec), *self._flag("chunked_prefill")]
         if spec.kv_precision == "bf16" and spec.published_precision not in ("bf16", "fp16", "fp32"):
             notes.append("Check that the checkpoint asks for no fp8 KV cache of its own: the prediction has bf16.")
+        if spec.early_launch:
+            notes.append(
+                f"Set {spec.early_launch}=1 on each node: the prediction has kernels start early (as 1.2.0 does)."
+            )
         options = self._options(spec)
         if options:
             lines = [f"{key}: {_flow(value)}" for key, value in options.items()]

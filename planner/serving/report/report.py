@@ -179,6 +179,7 @@ def engine_group(
         )
         if model.is_moe
         else "",
+        early_launch=served.early_launch,
         vendor=served.gpu.vendor,
     )
     start = _started(spec, request.model)

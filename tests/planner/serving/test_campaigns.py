@@ -249,3 +249,11 @@ def test_a_rate_that_an_engine_does_not_keep_is_answered_for_the_requests_that_a
     assert nobody["ttft_ms_p50_predicted"] == ""
     assert float(accelmark["ttft_ms_p50_predicted"]) > 0
     assert "300, as AccelMark sends" in accelmark["note"]
+
+
+def test_long_prompts_of_accelmark_fill_the_longest_sequence_that_it_allows() -> None:
+    run = {"source": "accelmark", "version": "0.7.3", "model": "meta-llama/Llama-3.1-8B", "gpu": "A100-SXM-40GB"}
+    load = {"framework": "vllm", "isl": "28650", "osl": "256", "concurrency": "8"}
+    found = predict(pd.DataFrame([{**run, **load}])).iloc[0]
+    assert "max_model_len=30208" in found["note"]
+    assert "chunked_prefill=false" in found["note"]
