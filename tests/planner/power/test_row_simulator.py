@@ -297,7 +297,7 @@ def test_requests_of_a_second_are_told_as_one_where_they_are_many(row: RowModel)
     seen = stretch(load, 6, 0, 3, 3600, "exponential")
     assert seen.square is not None
     assert len(seen.second) <= 1200 * 6
-    parts = list(load.requests(6, 0, 3, 5, 8, "exponential"))
+    parts = [part for block in load.requests(6, 0, 3, 5, 8, "exponential") for part in block]
     single = DayOfRequests.of(parts).within(3300, 4500, 3300)
     assert seen.count.sum() == len(single.second) > 50_000
     one_by_one, together = (row.requests(each, followed=False) for each in (single, seen))
