@@ -246,7 +246,7 @@ class StartedFleet:
             known, can = find_gpu(gpu), self.framework.capabilities
         except UnknownName:
             return "", ""
-        early = can.launched_early(known, self.model.model_type)
+        early = can.early_variable(known, self.model.model_type, self.framework.release)
         if not self.model.is_moe:
             return "", early
         experts = choose_precision(self.model, group.weights_precision).of("experts")

@@ -198,6 +198,7 @@ class EarlyLaunch(Reach):
     says so: of models whose guide sets it."""
 
     variable: str
+    unasked_from: str  # the release from which on nobody has to set it
     model_types: frozenset[str]
 
 
@@ -264,10 +265,16 @@ class Capabilities(Facts):
     early_launch: EarlyLaunch | None = None
     gathers_in: dict[str, float] = {}
 
-    def launched_early(self, gpu: Gpu, model_type: str) -> str:
-        """The variable that has kernels of such a model start before the last has ended; "": they do not."""
+    def launched_early(self, gpu: Gpu, model_type: str) -> bool:
+        """Whether kernels of such a model start before the last has ended."""
         early = self.early_launch
-        return early.variable if early and model_type in early.model_types and early.holds_on(gpu) else ""
+        return early is not None and model_type in early.model_types and early.holds_on(gpu)
+
+    def early_variable(self, gpu: Gpu, model_type: str, release: Release) -> str:
+        """What has to be set for that; "": nothing."""
+        early = self.early_launch
+        told = early is not None and self.launched_early(gpu, model_type) and release.older_than(early.unasked_from)
+        return early.variable if early is not None and told else ""
 
     def expert_backend(self, gpu: Gpu, precision: str, release: Release, *, replicas: bool) -> str:
         """What its command names for experts in ``precision``; "": nothing."""
