@@ -131,14 +131,14 @@ class ServedModel:
             self.model.is_moe,
             launched,
             launching_us,
-            can.launched_early(self.gpu, self.model.model_type),
+            can.launched_early(self.gpu, self.model.model_type) is not None,
         )
 
     @property
     def early_launch(self) -> str:
         """The variable that must be set for kernels to start before the last has ended; "": none."""
-        can, release = self.framework.capabilities, self.framework.release
-        return can.early_variable(self.gpu, self.model.model_type, release)
+        early = self.framework.capabilities.launched_early(self.gpu, self.model.model_type)
+        return early.variable if early and early.holds_at(self.framework.release) else ""
 
     def slow_experts(self, layouts: Layouts) -> NDArray[np.bool_]:
         """Of which layouts experts take longer than their rows say, [n]: of those that share them out whole, or gather

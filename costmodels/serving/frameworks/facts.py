@@ -194,11 +194,10 @@ class LaunchedSingly(Facts):
 
 
 class EarlyLaunch(Reach):
-    """Kernels that start before the last has ended (programmatic dependent launch), where a variable of the environment
-    says so: of models whose guide sets it."""
+    """Kernels that start before the last has ended (programmatic dependent launch): of models whose guide sets a
+    variable of the environment, in the releases where that has to be set."""
 
     variable: str
-    unasked_from: str  # the release from which on nobody has to set it
     model_types: frozenset[str]
 
 
@@ -265,16 +264,10 @@ class Capabilities(Facts):
     early_launch: EarlyLaunch | None = None
     gathers_in: dict[str, float] = {}
 
-    def launched_early(self, gpu: Gpu, model_type: str) -> bool:
-        """Whether kernels of such a model start before the last has ended."""
+    def launched_early(self, gpu: Gpu, model_type: str) -> EarlyLaunch | None:
+        """How kernels of such a model start before the last has ended; None: they do not."""
         early = self.early_launch
-        return early is not None and model_type in early.model_types and early.holds_on(gpu)
-
-    def early_variable(self, gpu: Gpu, model_type: str, release: Release) -> str:
-        """What has to be set for that; "": nothing."""
-        early = self.early_launch
-        told = early is not None and self.launched_early(gpu, model_type) and release.older_than(early.unasked_from)
-        return early.variable if early is not None and told else ""
+        return early if early and model_type in early.model_types and early.holds_on(gpu) else None
 
     def expert_backend(self, gpu: Gpu, precision: str, release: Release, *, replicas: bool) -> str:
         """What its command names for experts in ``precision``; "": nothing."""
