@@ -10,7 +10,8 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 
 Part = tuple[Ints, Ints, Floats, Floats, Floats]
-"""Some requests of a block of ten minutes: second of the day, server, tokens of prompt and output, and how many they are."""
+"""Some requests of a block of ten minutes: second of the day, server, tokens of prompt and output, and how many they
+are."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
+from planner.power.again import come_again
 from planner.power.drawn import DayOfRequests, Part, merged
 from profiles.shipped import shipped
 
@@ -189,9 +190,9 @@ class RecordedLoad:
             for copy, shift in enumerate(shifts):
                 draw = np.random.default_rng((seed, day, 3, copy, block))
                 second, index = self._between((starts[block] + shift) % span, span)
-                if (expected := beyond[second]).any():
-                    more = draw.poisson(expected)
-                    second, index = (np.concatenate([each, np.repeat(each, more)]) for each in (second, index))
+                again = come_again(beyond, second, draw)
+                if len(again):
+                    second, index = (np.concatenate([each, each[again]]) for each in (second, index))
                 server = self._servers(draw, len(index), copy)
                 if (copy + 1) * self.today > servers:
                     keep = np.flatnonzero(server < servers)
