@@ -131,13 +131,14 @@ class ServedModel:
             self.model.is_moe,
             launched,
             launching_us,
-            bool(self.early_launch),
+            can.launched_early(self.gpu, self.model.model_type) is not None,
         )
 
     @property
     def early_launch(self) -> str:
-        """The variable that has kernels start before the last has ended; "": they do not."""
-        return self.framework.capabilities.launched_early(self.gpu, self.model.model_type)
+        """The variable that must be set for kernels to start before the last has ended; "": none."""
+        early = self.framework.capabilities.launched_early(self.gpu, self.model.model_type)
+        return early.variable if early and early.holds_at(self.framework.release) else ""
 
     def slow_experts(self, layouts: Layouts) -> NDArray[np.bool_]:
         """Of which layouts experts take longer than their rows say, [n]: of those that share them out whole, or gather

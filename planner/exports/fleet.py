@@ -246,7 +246,8 @@ class StartedFleet:
             known, can = find_gpu(gpu), self.framework.capabilities
         except UnknownName:
             return "", ""
-        early = can.launched_early(known, self.model.model_type)
+        launched = can.launched_early(known, self.model.model_type)
+        early = launched.variable if launched and launched.holds_at(self.framework.release) else ""
         if not self.model.is_moe:
             return "", early
         experts = choose_precision(self.model, group.weights_precision).of("experts")

@@ -109,6 +109,8 @@ class AskedEngine:
             if running < started.max_num_seqs * row.layout[2] and served.framework.scheduler.reserve_share < 1:
                 yield OVERFLOWS
         yield from row.notes
+        if served.early_launch:
+            yield f"{served.early_launch}=1 is taken to be set, so that kernels start early"
         if served.busier is not None:
             yield _of_loads(served.busier, Layouts.of([row.layout]))
         if row.drafts:

@@ -194,8 +194,8 @@ class LaunchedSingly(Facts):
 
 
 class EarlyLaunch(Reach):
-    """Kernels that start before the last has ended (programmatic dependent launch), where a variable of the environment
-    says so: of models whose guide sets it."""
+    """Kernels that start before the last has ended (programmatic dependent launch): of models whose guide sets a
+    variable of the environment, in the releases where that has to be set."""
 
     variable: str
     model_types: frozenset[str]
@@ -264,10 +264,10 @@ class Capabilities(Facts):
     early_launch: EarlyLaunch | None = None
     gathers_in: dict[str, float] = {}
 
-    def launched_early(self, gpu: Gpu, model_type: str) -> str:
-        """The variable that has kernels of such a model start before the last has ended; "": they do not."""
+    def launched_early(self, gpu: Gpu, model_type: str) -> EarlyLaunch | None:
+        """How kernels of such a model start before the last has ended; None: they do not."""
         early = self.early_launch
-        return early.variable if early and model_type in early.model_types and early.holds_on(gpu) else ""
+        return early if early and model_type in early.model_types and early.holds_on(gpu) else None
 
     def expert_backend(self, gpu: Gpu, precision: str, release: Release, *, replicas: bool) -> str:
         """What its command names for experts in ``precision``; "": nothing."""

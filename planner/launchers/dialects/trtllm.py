@@ -74,9 +74,7 @@ class TrtllmLauncher(Launcher):
         if spec.kv_precision == "bf16" and spec.published_precision not in ("bf16", "fp16", "fp32"):
             notes.append("Check that the checkpoint asks for no fp8 KV cache of its own: the prediction has bf16.")
         if spec.early_launch:
-            notes.append(
-                f"Set {spec.early_launch}=1 on each node: the prediction has kernels start early (as 1.2.0 does)."
-            )
+            notes.append(f"Set {spec.early_launch}=1 on each node: the prediction has kernels start early.")
         options = self._options(spec)
         if options:
             lines = [f"{key}: {_flow(value)}" for key, value in options.items()]

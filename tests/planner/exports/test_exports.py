@@ -277,6 +277,14 @@ def test_equal_shares_are_said_with_what_they_cost() -> None:
     assert target.said(files) == target.told, "nginx keeps the plan's shares"
 
 
+@pytest.mark.parametrize(("release", "is_set"), [("1.1.0", True), ("1.2.0", False)])
+def test_kernels_start_early_by_a_variable_until_releases_have_it_so(release: str, is_set: bool) -> None:
+    plan = planned("trtllm", "openai/gpt-oss-120b", [("aggregated", layout(), 1)], release=release)
+    for kind, said in (("shell", "TRTLLM_ENABLE_PDL=1"), ("kubernetes", "TRTLLM_ENABLE_PDL")):
+        given = Asked(plan, asked(plan).values, None, assume_version=True)
+        assert any(said in text for text in exported(kind, given)[1].values()) == is_set
+
+
 # ------------------------------------------------------------------ folders
 
 

@@ -336,5 +336,5 @@ def test_tensorrt_llm_is_told_the_kernels_for_experts_that_its_steps_are_priced_
 def test_a_variable_by_which_kernels_start_early_is_told_and_set() -> None:
     told, plain = (launch(spec("trtllm", early_launch=name)) for name in ("TRTLLM_ENABLE_PDL", ""))
     assert set(told.notes) - set(plain.notes) == {
-        "Set TRTLLM_ENABLE_PDL=1 on each node: the prediction has kernels start early (as 1.2.0 does)."
+        "Set TRTLLM_ENABLE_PDL=1 on each node: the prediction has kernels start early."
     }

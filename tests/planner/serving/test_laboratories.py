@@ -59,7 +59,7 @@ def test_a_rate_is_served_whoever_measures() -> None:
 
 def test_the_note_says_why() -> None:
     row = predict(pd.DataFrame([{**ROW, "concurrency": "8", "source": "dstack"}])).iloc[0]
-    assert "source: no constant knows runs of 'dstack': intervals count on errors of up to × 3.5 in TTFT" in row["note"]
+    assert "source: no constant knows runs of 'dstack': intervals count on errors of up to × 3.2 in TTFT" in row["note"]
 
 
 def test_half_widths_are_those_of_the_evidence() -> None:
