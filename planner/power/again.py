@@ -38,7 +38,7 @@ def come_again(expected: Floats, second: Ints, draw: np.random.Generator) -> Int
 
 
 def _products(expected: Any, none: Any, second: Any, uniforms: Any, again: Any, numbers: Any) -> int:
-    """1; 0: there were too few uniforms or places. ``none`` [seconds]: the chance that a request does not come again."""
+    """1; 0: too few uniforms or places. ``none`` [seconds]: the chance that a request does not come again."""
     used, count = 0, 0
     for i in range(len(second)):
         at = second[i]
