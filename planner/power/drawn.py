@@ -78,23 +78,38 @@ def merged(parts: list[Part], servers: int) -> DayOfRequests:
 
 
 class Packed:
-    """A stretch in as few bytes as its whole numbers need, to be kept: some 6 a request."""
+    """A stretch in as few bytes as its whole numbers need, to be kept: some 6 a request, or 10 a server's second."""
 
     def __init__(self, day: DayOfRequests) -> None:
         counts = np.bincount(day.second)
-        self._per_second, self._columns = _small(counts), [_small(getattr(day, name)) for name in _KEPT_COLUMNS]
-        self._square = day.square
-        self.nbytes = sum(each.nbytes for each in (self._per_second, *self._columns))
-        self.nbytes += 0 if day.square is None else day.square.nbytes
+        self._per_second, self._server, self._count = _small(counts), _small(day.server), _small(day.count)
+        self._means = [None if each is None else _Mean(each, day.count) for each in (day.isl, day.osl, day.square)]
+        self.nbytes = sum(each.nbytes for each in (self._per_second, self._server, self._count))
+        self.nbytes += sum(each.kept.nbytes for each in self._means if each is not None)
 
     def day(self) -> DayOfRequests:
         second: Any = np.repeat(np.arange(len(self._per_second), dtype=np.int32), self._per_second)
-        server, *others = self._columns
-        columns: list[Any] = [server.astype(np.int32), *(each.astype(np.float32) for each in others), self._square]
-        return DayOfRequests(second, *columns)
+        count = self._count.astype(np.float32)
+        isl, osl, square = (None if each is None else each.told(count) for each in self._means)
+        assert isl is not None
+        assert osl is not None
+        return DayOfRequests(second, self._server.astype(np.int32), isl, osl, count, square)
 
 
-_KEPT_COLUMNS = ("server", "isl", "osl", "count")
+class _Mean:
+    """A column of means: as sums, where they are whole and give the same bytes back."""
+
+    def __init__(self, means: Floats, count: Floats) -> None:
+        self._type = means.dtype
+        sums = np.rint(means.astype(np.float64) * count)
+        self._summed = np.array_equal(self._of(sums, count), means)
+        self.kept = _small(sums if self._summed else means)
+
+    def _of(self, sums: Floats, count: Floats) -> Floats:
+        return np.asarray(sums / count.astype(np.float64), self._type)
+
+    def told(self, count: Floats) -> Floats:
+        return self._of(self.kept, count) if self._summed else self.kept.astype(self._type)
 
 
 def _small(numbers: Floats | Ints) -> Any:
