@@ -26,7 +26,7 @@ def show(report: SimulationReport, console: Console) -> None:
 
 
 def mean_of_windows(mean: float, reported: float | None) -> str:
-    """What is said of a series of watts that is written, in whose windows boards go by another law than over seconds."""
+    """Said of a series of watts that is written, in whose windows boards go by another law than over seconds."""
     said = f"--timeline: {watts(mean)} on average, in windows of 250 ms"
     if reported is None or abs(mean / reported - 1) < 0.01:
         return said
