@@ -122,7 +122,8 @@ def validation_error(error: ValidationError, where: str, schema: str = "", field
     problems = error.errors(include_url=False)
     problem, lacking = _told_first(problems), [each["loc"] for each in problems if each["type"] == "missing"]
     steps = list(problem["loc"])
-    if steps and steps[-1] == problem.get("ctx", {}).get("class_name"):
+    either = bool(steps) and str(steps[-1]).startswith("literal[")  # a word, or something else
+    if either or (steps and steps[-1] == problem.get("ctx", {}).get("class_name")):
         del steps[-1]  # of a union: which of its types was tried, which is no field
     path = [str(part) if isinstance(part, int) else named(part) for part in steps]
     field = ".".join(path)
@@ -140,13 +141,16 @@ def validation_error(error: ValidationError, where: str, schema: str = "", field
         return InputError(f"{label} is not known", hint, field=field)
     if kind == "literal_error" and isinstance(value, str):
         known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        return UnknownName(field if where == "request" else label, value, known, f"choose from {', '.join(known)}")
+        other = f", or write an object; {command} says what it may hold" if either else ""
+        return UnknownName(
+            field if where == "request" else label, value, known, f"choose from {', '.join(known)}{other}"
+        )
     if kind == "value_error":
         message, _, said = str(problem["ctx"]["error"]).partition("; ")
         return InputError(f"{label}: {message}", said or way_out or "correct it", field=field)
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         wrong = "is not an object"
-        way_out = way_out or (f"write an object; {command} says what it may hold" if not path else None)
+        way_out = way_out or f"write an object; {command} says what it may hold"
     elif kind in ("tuple_type", "list_type"):
         wrong = "is not a list"
     elif kind in ("too_short", "too_long") and "actual_length" in problem["ctx"]:

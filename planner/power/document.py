@@ -246,7 +246,7 @@ class StressResult(Document):
     breaker_wear: float | None = Field(
         default=None, description="of the breaker nearest to tripping; 1: it tripped; null: no curve is given"
     )
-    breaks: str | None = Field(description="the first promise that breaks; null: all hold")
+    breaks: str | None = Field(description="the promise that breaks, brakes before others; null: all hold")
     advice: str
 
 

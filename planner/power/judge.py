@@ -289,11 +289,11 @@ class Judge:
     def most_brakes(self) -> int:
         """On the screened days, of which the bound is still within the limit; −1: not even none."""
         found = -1
-        while self._too_often(counted(found + 1, self.days.screened)) is False:
+        while self.too_often(counted(found + 1, self.days.screened)) is False:
             found += 1
         return found
 
-    def _too_often(self, brakes: Rate) -> bool:
+    def too_often(self, brakes: Rate) -> bool:
         return (brakes.value if self.by_value else brakes.high) > self.request.max_brakes_per_year
 
     def known(self, policy: Policy, n: int) -> Verdict | None:
@@ -361,7 +361,7 @@ class Judge:
             return "load"
         if verdict.wear.max() >= 1:
             return "breaker"
-        return "brakes" if self._too_often(verdict.brakes) else None
+        return "brakes" if self.too_often(verdict.brakes) else None
 
     def largest(self, policy: Policy, guess: int) -> int:
         """The most servers with which every promise holds, by bisection outwards from ``guess``; 0: with none."""

@@ -93,7 +93,7 @@ def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] =
         response=response,
         settable=settable,
         source=f"{'fleet' if fleet else 'plan'} of {plan.request.model} "
-        f"({', '.join(each.group.layout.label for each in groups)})",
+        f"({', '.join(f'{share * each.replicas:.3g} × {each.group.layout.label}' for each in groups)} on each server)",
         apart=apart,
         prefill_gpus=share * sum(each.gpus for each in prefills) if apart else 0.0,
         locked_mhz=locked,
@@ -176,12 +176,16 @@ class _Phases:
         self.layouts = Layouts.of([degrees_of(group.layout)])
 
     @property
+    def replicas(self) -> int:
+        return len(self.group.replicas)
+
+    @property
     def engines(self) -> float:
-        return float(len(self.group.replicas) * self.group.layout.dp)
+        return float(self.replicas * self.group.layout.dp)
 
     @property
     def gpus(self) -> int:
-        return len(self.group.replicas) * self.group.gpus_per_engine
+        return self.replicas * self.group.gpus_per_engine
 
     def _steps(self, rows: Sequence[tuple[int, int, int, int, int]]) -> list[StepTimes]:
         out = []

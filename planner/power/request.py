@@ -51,7 +51,10 @@ class SupplyNode(Document):
     children: tuple[SupplyNode, ...] = Field(default=(), description="what hangs below it")
     servers: Annotated[
         Annotated[int, Field(ge=0, le=100_000), PLAIN_NUMBER] | None,
-        Field(description="servers of today below it, of a node without children"),
+        Field(
+            description="places for servers below it, of a node without children: today's, or more, which then bound "
+            "the answer"
+        ),
     ] = None
 
 

@@ -1,4 +1,4 @@
-"""What a decision does when the world is otherwise than assumed: which promise breaks first."""
+"""What a decision does when the world is otherwise than assumed: which promise breaks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def stressed(
             progress(f"stress: {case}")
         judge = usual.like(changed)
         verdict = judge.verdict(policy, servers)
-        breaks = judge.misses(verdict)
+        # A brake is graver than how much longer requests take, most of which it makes.
+        breaks = "brakes" if judge.too_often(verdict.brakes) else judge.misses(verdict)
         yield Stressed(case, verdict, breaks, advice if breaks else "nothing to do")
 
 

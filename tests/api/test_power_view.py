@@ -86,3 +86,13 @@ def test_caps_that_are_always_set_are_named() -> None:
     assert "the same caps always: lp at most 1,275 MHz" in said
     assert "one threshold: lp at most 1,275 MHz above 80 %" in said
     assert "1 always – – 1,275 100.00%" in said
+
+
+def test_a_node_that_binds_says_its_own_reading() -> None:
+    """The row's own may be far from its budget."""
+    document = example()
+    binds = document["decision"]["binding"] = {"node": "pdu-a", "peak": 0.9825, "promise": "brakes"}
+    words = "one server more brakes too often)"
+    assert f"binds pdu-a (highest reading 98.2% of its own budget; {words}" in lines(document)
+    binds["node"] = document["request"]["supply"]["name"]
+    assert f"binds {binds['node']} ({words}" in lines(document)

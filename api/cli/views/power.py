@@ -52,7 +52,7 @@ def _decided(plan: PowerPlan, out: Console) -> None:
         ("load", f"{traffic.source}, {number(traffic.requests_per_s)} requests/s on today's servers{met}"),
         ("control", f"{way}, up to {d.delay_s:g} s; a reading every {request.telemetry.period_s:g} s{ahead}"),
         *([("at most", grows)] if grows else []),
-        ("binds", f"{d.binding.node} ({_promise(d.binding.promise)})"),
+        ("binds", f"{d.binding.node} ({_own_reading(plan)}{_promise(d.binding.promise)})"),
     ]
     paid = next(each.usd_per_year for each in plan.policies if each.name == d.policy)
     if paid is not None:
@@ -69,6 +69,13 @@ def _decided(plan: PowerPlan, out: Console) -> None:
     if plan.prediction.way_to_oracle is not None:
         rows.append(("way to the oracle", f"{plan.prediction.way_to_oracle:.0%} from no control"))
     facts(out, rows)
+
+
+def _own_reading(plan: PowerPlan) -> str:
+    """Of the binding node, where it is not the row, whose reading is said beside its budget."""
+    binds = plan.decision.binding
+    below = binds.node != plan.request.supply.name
+    return f"highest reading {binds.peak:.1%} of its own budget; " if below else ""
 
 
 def _promise(said: str) -> str:
@@ -176,7 +183,7 @@ def _stress(plan: PowerPlan, out: Console) -> None:
         return
     heading(out, "When something is otherwise")
     watched = any(each.breaker_wear is not None for each in plan.stress)
-    grid = table("case", "brakes/year", *(["breaker"] if watched else []), "breaks first", left=1)
+    grid = table("case", "brakes/year", *(["breaker"] if watched else []), "breaks", left=1)
     for each in plan.stress:
         worn = [] if not watched else ["trips" if each.breaker_wear == 1 else f"{each.breaker_wear or 0:.0%}"]
         grid.add_row(each.case, number(each.brakes_per_year.value, 2), *worn, each.breaks or "–")

@@ -48,7 +48,10 @@ def test_a_server_has_the_fleets_engines_on_all_of_its_gpus() -> None:
     kind = row_without_load(_row("H100", _fleet())).main
     used = sum(len(each["replicas"]) * each["gpus_per_engine"] for each in _fleet()["decision"]["engines"])
     assert kind.engines == pytest.approx(sum(len(e["replicas"]) for e in _fleet()["decision"]["engines"]) * 8 / used)
-    assert kind.source.startswith("fleet of Qwen/Qwen3-8B")
+    group = _fleet()["decision"]["engines"][0]
+    each = f"{8 / used * len(group['replicas']):.3g} × TP{group['layout']['tp']}"
+    assert kind.source.startswith(f"fleet of Qwen/Qwen3-8B ({each}")
+    assert kind.source.endswith("on each server)")
     assert kind.prefill_watts > kind.decode_watts > 0
 
 

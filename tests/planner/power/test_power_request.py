@@ -141,6 +141,12 @@ def test_a_wrong_row_is_refused_by_name(fields: dict[str, Any], name: str) -> No
     assert refused.value.hint
 
 
+def test_a_trace_that_is_neither_word_nor_requests_is_told_both(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"^trace: 'requests\.csv' is not known$") as refused:
+        parse_power_request({**fields, "trace": "requests.csv"})
+    assert refused.value.hint.startswith("choose from reference, or write an object; `plan schema power-request`")
+
+
 def test_watts_are_written_as_everywhere(fields: dict[str, Any]) -> None:
     fields["supply"]["budget_watts"] = "60kW"
     fields["servers"][0]["other_watts"] = "1.7 kW"
