@@ -162,9 +162,9 @@ def measured_columns(table: pd.DataFrame) -> Measured:
         held = quantity_of(_between(column) if whole_tokens else column, "s" if unsaid else units.get(column, ""))
         if held is not None:
             in_ms = held[1] if held[0].startswith(_TIMES) else 0.0
-            values = held[1] * _values(table[column], column, unread, in_ms, unsaid=unsaid)
-            if not unsaid or np.isfinite(values).any():
-                found.setdefault(held[0], []).append((column, values))
+            read = held[1] * _values(table[column], column, unread, in_ms, unsaid=unsaid)
+            if not unsaid or np.isfinite(read).any():
+                found.setdefault(held[0], []).append((column, read))
     for column in columns:
         shared = _per_gpu(column)
         if shared is not None and shared[1] == OF_ALL and shared[0] not in found and column not in QUANTITIES:
