@@ -10,7 +10,8 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 
 Part = tuple[Ints, Ints, Floats, Floats, Floats]
-"""Requests of a block of ten minutes: second of the day, server, tokens of prompt and output, and how many they are."""
+"""Some requests of a block of ten minutes: second of the day, server, tokens of prompt and output, and how many they
+are."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,20 @@ class DayOfRequests:
 _COLUMNS = ("second", "server", "isl", "osl", "count", "square")
 
 
-def merged(part: Part, servers: int) -> DayOfRequests:
-    """Those of a server's second as one, which the fluid of work is told the same by: their number, and means of
-    prompts, of their squares and of outputs (of two tokens at least: the first is prefill's)."""
-    second, server, isl, osl, count = part
-    begins = int(second.min()) if len(second) else 0
-    key = (second - begins) * servers + server
-    total = np.bincount(key, count)
-    where = np.flatnonzero(total)
-    total = total[where]
-    isl, square, osl = (
-        np.bincount(key, each)[where] / total for each in (isl * count, isl * isl * count, np.maximum(osl, 2.0) * count)
-    )
+def merged(parts: list[Part], servers: int) -> DayOfRequests:
+    """Those of a block and a server's second as one, which the fluid of work is told the same by: their number, and
+    means of prompts, of their squares and of outputs (of two tokens at least: the first is prefill's)."""
+    begins = min((int(second.min()) for second, *_ in parts if len(second)), default=0)
+    upto = max((int(second.max()) for second, *_ in parts if len(second)), default=0) + 1
+    sums = np.zeros((4, (upto - begins) * servers))
+    for second, server, isl, osl, count in parts:
+        key = (second - begins) * servers + server
+        prompts = isl * count
+        for row, each in zip(sums, (count, prompts, isl * prompts, np.maximum(osl, 2.0) * count), strict=True):
+            row += np.bincount(key, each, sums.shape[1])
+    where = np.flatnonzero(sums[0])
+    total = sums[0, where]
+    isl, square, osl = sums[1:, where] / total
     whole = (each.astype(np.int32) for each in (where // servers + begins, where % servers))
     columns: list[Any] = [*whole, *(each.astype(np.float32) for each in (isl, osl, total)), square]
     return DayOfRequests(*columns)
@@ -98,11 +101,3 @@ def _small(numbers: Floats | Ints) -> Any:
     """In the smallest type that holds them, where they are whole."""
     least = numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
     return least if np.array_equal(least, numbers) else numbers
-
-
-def together(parts: list[Part]) -> Part:
-    """Of one block."""
-    if len(parts) == 1:
-        return parts[0]
-    second, server, isl, osl, count = (np.concatenate([part[i] for part in parts]) for i in range(5))
-    return second, server, isl, osl, count

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from planner.power.drawn import DayOfRequests, Part, merged, together
+from planner.power.again import come_again
+from planner.power.drawn import DayOfRequests, Part, merged
 from profiles.shipped import shipped
 
 DAY_S = 86_400
@@ -172,8 +174,8 @@ class RecordedLoad:
             starts = draw.integers(0, span, len(blocks))
         return [int(each) % span for each in starts]
 
-    def requests(self, servers: int, seed: int, day: int, first: int, last: int, tail: Tail) -> Iterator[Part]:
-        """Of the blocks from ``first`` until before ``last``."""
+    def requests(self, servers: int, seed: int, day: int, first: int, last: int, tail: Tail) -> Iterator[list[Part]]:
+        """Of each block from ``first`` until before ``last``, copy by copy."""
         starts, factor = self._starts(seed, day), self._factor(seed, day, tail, (first * BLOCK_S, last * BLOCK_S))
         span = max(int(np.ceil(self.span_s)), 1)
         shifts = [
@@ -188,16 +190,16 @@ class RecordedLoad:
             for copy, shift in enumerate(shifts):
                 draw = np.random.default_rng((seed, day, 3, copy, block))
                 second, index = self._between((starts[block] + shift) % span, span)
-                if (expected := beyond[second]).any():
-                    more = draw.poisson(expected)
-                    second, index = (np.concatenate([each, np.repeat(each, more)]) for each in (second, index))
+                again = come_again(beyond, second, draw)
+                if len(again):
+                    second, index = (np.concatenate([each, each[again]]) for each in (second, index))
                 server = self._servers(draw, len(index), copy)
                 if (copy + 1) * self.today > servers:
-                    keep = server < servers
+                    keep = np.flatnonzero(server < servers)
                     second, server, index = second[keep], server[keep], index[keep]
                 isl, osl = (each[index] for each in self._lengths)
                 parts.append((second + block * BLOCK_S, server, isl, osl, np.ones(len(index))))
-            yield together(parts)
+            yield parts
 
     @cached_property
     def _lengths(self) -> tuple[Floats, Floats]:
@@ -210,7 +212,7 @@ class RecordedLoad:
             take = min(BLOCK_S - done, span - start)
             low, high = np.searchsorted(self.arrival_s, (start, start + take))
             indices.append(np.arange(low, high))
-            seconds.append(np.floor(self.arrival_s[low:high] - start + done).astype(np.int64))
+            seconds.append((self.arrival_s[low:high] - start + done).astype(np.int64))
             done, start = done + take, 0.0
         return np.minimum(np.concatenate(seconds), BLOCK_S - 1), np.concatenate(indices)
 
@@ -245,8 +247,8 @@ class ReferenceLoad:
         daily, bursts = _curves(seed, day, tail, within)
         return np.asarray(self.rate_rps * daily * (1.0 + self.bursts.extra * bursts))
 
-    def requests(self, servers: int, seed: int, day: int, first: int, last: int, tail: Tail) -> Iterator[Part]:
-        """Of the blocks from ``first`` until before ``last``; every server draws its own."""
+    def requests(self, servers: int, seed: int, day: int, first: int, last: int, tail: Tail) -> Iterator[list[Part]]:
+        """Of each block from ``first`` until before ``last``; every server draws its own."""
         for block in range(first, last):
             begins = block * BLOCK_S
             rate = self.intensity(seed, day, tail, (begins, begins + BLOCK_S))
@@ -259,7 +261,7 @@ class ReferenceLoad:
                 server = server + octet * OCTET
                 keep = server < servers
                 parts.append((begins + second[keep], server[keep], isl[keep], osl[keep], count[keep]))
-            yield together(parts)
+            yield parts
 
 
 _BINNED_FROM_RPS = 0.7
@@ -342,22 +344,23 @@ WARM_S, SLOT_S = 300, 900
 def whole_day(load: Load, servers: int, seed: int, day: int, tail: Tail = "exponential") -> DayOfRequests:
     """Where there are very many, those of a server's second as one."""
     parts: list[DayOfRequests] = []
-    few: list[Part] = []
+    few: list[list[Part]] = []
     total = 0
-    for part in load.requests(servers, seed, day, 0, DAY_S // BLOCK_S, tail):
-        few.append(part)
-        total += len(part[0])
+    for block in load.requests(servers, seed, day, 0, DAY_S // BLOCK_S, tail):
+        few.append(block)
+        total += sum(len(part[0]) for part in block)
         if total > _MOST_SINGLE:
             parts, few = [*parts, *(merged(each, servers) for each in few)], []
-    return DayOfRequests.joined(parts) if parts else DayOfRequests.of(few)
+    return DayOfRequests.joined(parts) if parts else DayOfRequests.of(list(chain.from_iterable(few)))
 
 
 def stretch(load: Load, servers: int, seed: int, day: int, start: int, tail: Tail) -> DayOfRequests:
     """The slot that begins at second ``start`` of a day, seconds counted from :data:`WARM_S` before it."""
     first, last = max(start - WARM_S, 0), start + SLOT_S
-    parts = list(load.requests(servers, seed, day, first // BLOCK_S, -(-last // BLOCK_S), tail))
-    if sum(len(part[0]) for part in parts) > _MERGED_FROM * len(parts) * BLOCK_S * servers:
-        whole = DayOfRequests.joined([merged(part, servers) for part in parts])
+    blocks = list(load.requests(servers, seed, day, first // BLOCK_S, -(-last // BLOCK_S), tail))
+    parts = list(chain.from_iterable(blocks))
+    if sum(len(part[0]) for part in parts) > _MERGED_FROM * len(blocks) * BLOCK_S * servers:
+        whole = DayOfRequests.joined([merged(block, servers) for block in blocks])
     else:
         whole = DayOfRequests.of(parts)
     return whole.within(first, last, start - WARM_S)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from planner.power import arrays, readings
+from planner.power.again import come_again
 from planner.power.drawn import DayOfRequests, Packed
 from planner.power.policy import Policy, none, polca, static
 from planner.power.simulator import Outcome, RowModel, chance_of, held_for, simulate
@@ -297,7 +298,7 @@ def test_requests_of_a_second_are_told_as_one_where_they_are_many(row: RowModel)
     seen = stretch(load, 6, 0, 3, 3600, "exponential")
     assert seen.square is not None
     assert len(seen.second) <= 1200 * 6
-    parts = list(load.requests(6, 0, 3, 5, 8, "exponential"))
+    parts = [part for block in load.requests(6, 0, 3, 5, 8, "exponential") for part in block]
     single = DayOfRequests.of(parts).within(3300, 4500, 3300)
     assert seen.count.sum() == len(single.second) > 50_000
     one_by_one, together = (row.requests(each, followed=False) for each in (single, seen))
@@ -318,3 +319,15 @@ def test_a_part_of_a_day_has_the_days_curve() -> None:
     whole = load.intensity(0, 5, "heavy")
     for first in (0, 600, 43_200, 85_800):
         assert np.array_equal(load.intensity(0, 5, "heavy", (first, first + 600)), whole[first : first + 600])
+
+
+@pytest.mark.parametrize("most", [0.0, 0.02, 0.7, 9.0, 12.0])
+def test_requests_come_again_as_numpy_draws_it(most: float) -> None:
+    ours, numpys, other = (np.random.default_rng(4) for _ in range(3))
+    expected = other.uniform(-most / 2, most, 600).clip(0)  # nothing comes again in a third of the seconds
+    second = np.sort(other.integers(0, 600, 20_000))
+    again = come_again(expected, second, ours)
+    more = numpys.poisson(expected[second])
+    assert np.array_equal(np.bincount(again, minlength=len(second)), more)
+    assert np.array_equal(again, np.sort(again))
+    assert np.array_equal(ours.integers(0, 7, 100), numpys.integers(0, 7, 100))

@@ -65,7 +65,8 @@ def test_prompts_that_go_alone_are_not_said_to_be_cut() -> None:
 
 
 def test_a_model_drafts_for_itself_only_where_it_can() -> None:
-    assert "Qwen/Qwen3-8B has no layers that draft (MTP)" in row(spec="mtp3")["error"]
+    for spec in ("mtp3", "NEXTN"):
+        assert "Qwen/Qwen3-8B has no layers that draft (MTP)" in row(spec=spec)["error"]
     three, usual = (row(spec=spec)["note"] for spec in ("eagle:3", "eagle3"))
     assert "3 drafted tokens" in three
     assert "nothing says what Qwen/Qwen3-8B drafts with" in usual
