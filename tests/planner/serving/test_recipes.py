@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ def test_what_nobody_says_is_the_release_s_default_and_named() -> None:
 def test_prompts_that_go_alone_are_not_said_to_be_cut() -> None:
     for model, cut in (("Qwen/Qwen3-8B", "true"), ("Qwen/Qwen2.5-7B-Instruct", "false")):
         assert f"chunked_prefill={cut}" in row(model=model, framework="vllm@0.7.3")["note"]
+
+
+def test_states_that_are_as_large_whatever_a_length_are_counted_in_sequences() -> None:
+    asked = {"model": "tiiuae/falcon-mamba-7b-instruct"}
+    told = [re.search(r"the states of ([0-9,]+) sequences", row(**asked, isl=isl)["note"]) for isl in ("500", "2000")]
+    short, long = (int(each[1].replace(",", "")) for each in told if each is not None)
+    assert short == pytest.approx(long, rel=0.001)
+    assert "the states of" not in row()["note"]
 
 
 def test_a_model_drafts_for_itself_only_where_it_can() -> None:
