@@ -161,10 +161,9 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
     def rules(self, layer: GroupedQueryAttention, precision: Precision) -> Iterator[Rule]:
         yield heads_divide(layer.heads)
         yield replicate_evenly(layer.kv_heads, "KV heads")
-        if (
-            not layer.value_dim
-        ):  # MiMo-V2, whose key heads end inside a block: engines load these on their own (4 ranks:
-            # vLLM's recipe; ROCm/ATOM pull request 560), read 2026-11-28
+        # Key heads of a width of their own may end inside a block, and engines load these on their own: MiMo-V2's on 4
+        # ranks (vLLM's recipe; ROCm/ATOM pull request 560, read 2026-11-28).
+        if not layer.value_dim:
             yield from whole_blocks(precision, query=(layer.heads, layer.head_dim), KV=(layer.kv_heads, layer.head_dim))
         yield from output_groups(layer.heads * layer.value_head_dim, precision)
 

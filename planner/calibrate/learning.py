@@ -23,6 +23,7 @@ from planner.contract.words import cell
 from planner.serving.campaigns import WHO
 from planner.serving.dates import day_stamped
 from planner.serving.measured.columns import Measured, measured_columns
+from planner.serving.measured.scores import AGAIN
 from planner.serving.prediction_table import added_columns, predict
 from profiles.errors import InputError
 from profiles.store import ProfileStore
@@ -149,8 +150,11 @@ def calibrate(
     runs = replace(runs, days=days_of(runs, table))
     told = np.isfinite(runs.measured).any(axis=0)
     single = runs.stages == 1
+    again = table.duplicated().to_numpy()[runs.row]
     reasons["neither TTFT nor TPOT is measured"] += int((~told).sum())
     reasons["pipeline stages: their constants are not fitted"] += int((told & ~single).sum())
+    reasons[AGAIN] += int((told & single & again).sum())
+    told &= ~again
     counts = Counter(runs.framework[told & single])
     enough = np.array([counts[name] >= FEWEST for name in runs.framework], dtype=bool)
     for name, count in counts.items():

@@ -289,6 +289,17 @@ class Room:
             f"use more GPUs{', fewer redundant experts' if layout.redundant[0] else ''} or a smaller precision"
         )
 
+    def told_of_state(self, i: int, engine: AskedEngine, served: ServedModel) -> str:
+        """What the cache of the ``i``-th holds of a model that keeps a state of each sequence alone; "" of others."""
+        layout, work = self.layouts.take(np.array([i])), engine.row.workload
+        if not (state := served.state_bytes(layout)):
+            return ""
+        held = float(served.framework.scheduler.held_tokens(work.mean_isl, work.mean_osl))
+        return (
+            f"kv_tokens: of requests of this length: the cache holds the states of {int(self.kv_tokens[i] // held):,} "
+            f"sequences, {state / 2**20:,.1f} MiB each, whatever their length"
+        )
+
     @classmethod
     def of(cls, served: ServedModel, engines: Sequence[AskedEngine]) -> Room:
         layouts = Layouts.of([engine.row.layout for engine in engines])

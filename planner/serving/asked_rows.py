@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 LOAD = ("isl", "osl", "spread", DATA_SET, "concurrency", "rate", "requests", "prefix_hit")
 """Short forms of what ``workload`` says; a column that is filled in goes before it."""
 
-_DRAWN = re.compile(r"[0-9]\s*(?:[-–~±]|to|\+/?-)\s*[0-9]|uniform|normal|gauss", re.ASCII | re.IGNORECASE)
-"""Lengths as two numbers (``512-1536``, ``1024±200``)."""
-
 BESIDE = "\0"
 """Between a model's name and that of the head that it drafts with."""
 
@@ -241,7 +238,7 @@ def _told_of(record: Mapping[str, str], model: Architecture, work: Workload) -> 
     if mode not in _LOOPS and not mode.startswith((*_BURSTS, "closed", "open")):
         notes.append(f"mode: {shown(mode)} is not known, so requests come as concurrency or rate say")
     if drafts_of(spec := record.get("spec", "")) and model.draft is None:
-        if spec.casefold().startswith("mtp") and not model.drafts_by_itself:
+        if spec.casefold().startswith(("mtp", "nextn")) and not model.drafts_by_itself:
             raise InputError(
                 f"spec: {shown(spec)}, and {model.name} has no layers that draft (MTP)",
                 "write eagle where it drafts with a head of its own (eagle:3: 3 tokens a step), else none",
@@ -259,11 +256,6 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
     if "concurrency" in given:
         given["concurrency"] = _users(given["concurrency"], notes)
     for name in ("isl", "osl"):
-        if _DRAWN.search(given.get(name, "")):
-            raise InputError(
-                f"{name}: {shown(given[name])} is how lengths are drawn",
-                "give their mean, and in a column spread the shares of it that they lie between (0.5-1.5)",
-            )
         if (mean := number(given.get(name, ""))) is not None and mean != int(mean) and 1 <= mean <= LARGEST:
             given[name] = str(round(mean))
             notes.append(f"{name} is a mean of {record[name]} tokens, predicted as {given[name]}")

@@ -351,7 +351,8 @@ def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> Non
         if room.sequences[i] < 1:
             out["error"][row.index] = room.refusal(i, engine, served)
             continue
-        told = (out["note"][row.index], *engine.told(served, float(room.taken[i]), int(room.running[i])))
+        of_state = room.told_of_state(i, engine, served)
+        told = (out["note"][row.index], *engine.told(served, float(room.taken[i]), int(room.running[i])), of_state)
         out["note"][row.index] = "; ".join(filter(None, told))
     fits = np.flatnonzero(room.sequences >= 1)
     if not len(fits):

@@ -101,6 +101,10 @@ def test_what_cannot_calibrate_is_refused(run: Runner, tmp_path: Path) -> None:
     assert message == "runs: no framework has 8 that can be used"
     assert "vllm: 1 run is too few, 8 are needed" in hint
     assert not (tmp_path / "a").exists()
+    few.write_text(f"{header}\n" + f"{','.join(CONFIGURATION.values())},500,4,10\n" * 8)
+    message, hint = complaint(run("calibrate", str(few), "-o", str(tmp_path / "a"), "--quiet"))
+    assert message == "runs: no framework has 8 that can be used"
+    assert "7 of them: the same as a row before, in every column" in hint
     few.write_text(f"{header}\n")
     assert complaint(run("calibrate", str(few), "-o", str(tmp_path / "a"), "--quiet"))[0] == "runs: 'few.csv': no rows"
     assert not (tmp_path / "a").exists()

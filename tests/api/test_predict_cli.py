@@ -11,6 +11,7 @@ import pytest
 from command import Runner, complaint
 
 from api.cli.views.prediction_row import explained, show_row
+from api.cli.views.scores import told_of_file
 from planner.serving import prediction_table as predicting
 
 HEADER = "model,gpu,framework,tp,isl,osl,concurrency"
@@ -172,3 +173,10 @@ def test_what_times_rest_on_is_told_of_frameworks_as_people_write_them(
     row = {"framework": framework, "release": "0.11.0", "gpu": "H100", "how": "forest"}
     explained(pd.Series(parts | row))
     assert "measured runs of the" in capsys.readouterr().out
+
+
+def test_watts_that_are_not_read_are_told_how() -> None:
+    """Of one GPU or of all: `Power (W)` does not say."""
+    said = told_of_file(["model", "Power (W)"], 1, 0)
+    assert said.endswith("columns that say nothing to us: Power (W) (watts are read of one GPU, as watts_per_gpu)")
+    assert told_of_file(["model", "fabric"], 1, 0).endswith("columns that say nothing to us: fabric")

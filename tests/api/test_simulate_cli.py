@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from command import Runner, complaint
 
+from api.cli.views.simulation import mean_of_windows
 from planner.replay.document import SimulationReport
 from planner.serving.planning import plan
 from profiles.store import ProfileStore
@@ -68,6 +69,8 @@ def test_watts_are_written_in_windows_on_the_clock_of_the_arrivals(run: Runner, 
     assert report.power_watts is not None
     assert sum(watts) / len(watts) == pytest.approx(report.power_watts, rel=0.03)
     assert max(watts) > 1.2 * min(watts)
+    assert "--timeline: " in err
+    assert "on average, in windows of 250 ms" in err
     code, _, err = run(*arguments(folder, "--rate", "2", "--timeline", str(tmp_path / "none" / "watts.csv")))
     assert code == 2
     assert "--timeline" in err
@@ -210,3 +213,10 @@ def test_without_matplotlib_the_way_out_is_named(run: Runner, folder: Path, monk
     error, hint = complaint(run(*arguments(folder, "--rate", "1", "--plot", "a.png")))
     assert "matplotlib is not installed" in error
     assert "shardwright[plot]" in hint
+
+
+def test_two_means_of_watts_are_told_apart() -> None:
+    """The series' mean was 4.54 kW beside a report that said 4.32."""
+    assert mean_of_windows(2158.8, 2150.0) == "--timeline: 2.16 kW on average, in windows of 250 ms"
+    assert mean_of_windows(2158.8, None) == mean_of_windows(2158.8, 2150.0)
+    assert "4.54 kW on average, in windows of 250 ms; 4.32 kW in the report" in mean_of_windows(4541.6, 4320.0)

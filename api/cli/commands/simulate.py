@@ -173,6 +173,10 @@ def simulate(
         from planner.replay.power import windows_csv
 
         write_atomically(timeline, windows_csv(watts[0], _begins_s(understood)), "--timeline")
+        if not quiet:
+            from api.cli.views.simulation import mean_of_windows
+
+            typer.echo(mean_of_windows(float(watts[0].mean()), made.power_watts), err=True)
     if plot is not None:
         from api.cli.views.timeline import draw
 

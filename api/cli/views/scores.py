@@ -66,7 +66,9 @@ def told_of_file(columns: Collection[str], rows: int, failed: int) -> str:
 
 
 def _nothing_of(columns: Collection[str]) -> str:
-    return f"columns that say nothing to us: {', '.join(columns)}"
+    said = f"columns that say nothing to us: {', '.join(columns)}"
+    drawn = any(word in each.casefold() for each in columns for word in ("watt", "power"))
+    return f"{said} (watts are read of one GPU, as watts_per_gpu)" if drawn else said
 
 
 def show_suspects(found: list[Suspect]) -> None:

@@ -25,6 +25,14 @@ def show(report: SimulationReport, console: Console) -> None:
     _warnings(report, console)
 
 
+def mean_of_windows(mean: float, reported: float | None) -> str:
+    """Said of a series of watts that is written, in whose windows boards go by another law than over seconds."""
+    said = f"--timeline: {watts(mean)} on average, in windows of 250 ms"
+    if reported is None or abs(mean / reported - 1) < 0.01:
+        return said
+    return f"{said}; {watts(reported)} in the report, by the law of longer stretches, which bends before the limit"
+
+
 def _header(report: SimulationReport, console: Console) -> None:
     load = report.load
     console.print(Text(report.model, style="bold"))

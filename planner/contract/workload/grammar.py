@@ -19,6 +19,16 @@ UNITS_HELP = "1k is 1,000 and 1K is 1,024, as vLLM reads them"
 
 _TOKENS = re.compile(r"(?P<number>-?[0-9]{1,40}(?:\.[0-9]{1,9})?)(?P<unit>[kKmM]?)", re.ASCII)
 
+DRAWN_HELP = "give their mean, and as spread the shares of it that they lie between, for example 0.5-1.5"
+_DRAWN = re.compile(
+    r"[0-9][kKmM]?\s*(?:[-–~±]|\.{2,3}|to|\+/?-)\s*[0-9]|uniform|normal|gauss", re.ASCII | re.IGNORECASE
+)
+
+
+def drawn(text: str) -> bool:
+    """Whether a length is told as two numbers (``512-1536``, ``1024±200``) or a distribution."""
+    return _DRAWN.search(text) is not None
+
 
 def items(text: str, field: str, hint: str) -> Iterator[tuple[str, str]]:
     """``a=1,b=2`` as (name, value) pairs; a value may be empty, an item not."""

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from planner.contract.documents import PLAIN_NUMBER, Document, checked
-from planner.contract.workload.grammar import NUMBER, UNITS_HELP, items, tokens
+from planner.contract.workload.grammar import DRAWN_HELP, NUMBER, UNITS_HELP, drawn, items, tokens
 from planner.contract.workload.images import Images, parse_images
 from planner.contract.workload.lengths import Recorded, Share, Tokens, share_longer, spread_over
 from profiles.errors import InputError, UnknownName, Unsupported
@@ -262,6 +262,8 @@ def tokens_input(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     found = tokens(value)
+    if found is None and drawn(value):
+        raise ValueError(f"{shown(value)} is how lengths are drawn; {DRAWN_HELP}")
     if found is None:
         raise ValueError(f"{shown(value)} is not a whole number of tokens; write for example 4000 or 4k; {UNITS_HELP}")
     return found
@@ -350,6 +352,8 @@ def workload_of(pairs: Iterable[tuple[str, str]], beside: Mapping[str, Any] | No
         if name in fields:
             raise InputError(f"workload: {name} is given twice", "keep one of them")
         fields[name] = _value(name, value)
+        if fields[name] is None and name in ("isl", "osl") and drawn(value):
+            raise InputError(f"workload: {given}={shown(value)} is how lengths are drawn", DRAWN_HELP)
         if fields[name] is None:
             raise InputError(f"workload: {given}={shown(value)} is not {_KINDS[name]}", WORKLOAD_HELP)
     speculation = {_FIELDS.get(name, name): fields.pop(name) for name in _SPECULATION if name in fields}

@@ -52,8 +52,9 @@ _STATISTIC = {
 _IN_MS = {
     **dict.fromkeys(("ms", "msec", "milliseconds"), 1.0),
     **dict.fromkeys(("s", "sec", "secs", "seconds"), 1e3),
-    **dict.fromkeys(("us", "µs", "usec", "microseconds"), 1e-3),
+    **dict.fromkeys(("us", "\u03bcs", "usec", "microseconds"), 1e-3),
 }
+"""Of units in small letters; the micro sign's is \u03bc."""
 _WHOSE = ("silicon", "measured", "successful")
 """Of AIConfigurator's samples (``silicon_ttft_ms``), of those who keep what was predicted beside, and of GuideLLM."""
 
@@ -70,7 +71,7 @@ def _latency(column: str) -> tuple[str, float] | None:
         text = text.removeprefix("results_").replace("_quantiles", "")
     for said, short in _IN_WORDS.items():
         text = said.sub(short, text)
-    words = [word for word in re.split(r"[^a-z0-9]+", text) if word and word not in _WHOSE]
+    words = [word for word in re.split(r"[^a-z0-9\u03bc]+", text) if word and word not in _WHOSE]
     kinds = [[table[word] for word in words if word in table] for table in (_LATENCY, _STATISTIC, _IN_MS)]
     known = sum(map(len, kinds))
     name, part, unit = kinds
@@ -154,14 +155,16 @@ def measured_columns(table: pd.DataFrame) -> Measured:
     if bare and not is_inferencex(columns):
         units = units_told({name: _values(table[name], name, Counter()) for name in bare})
         taken = [f"{name}: says no unit, and is taken to be {unit}" for name, unit in units.items()]
-        unread.update({f"{name}: says no unit": len(table) for name in bare if name not in units})
     whole_tokens = any(folded(name) == GUIDELLM for name in columns)
     found: dict[str, list[tuple[str, Floats]]] = {}
     for column in columns:
-        held = quantity_of(_between(column) if whole_tokens else column, units.get(column, ""))
+        unsaid = column in bare and column not in units
+        held = quantity_of(_between(column) if whole_tokens else column, "s" if unsaid else units.get(column, ""))
         if held is not None:
             in_ms = held[1] if held[0].startswith(_TIMES) else 0.0
-            found.setdefault(held[0], []).append((column, held[1] * _values(table[column], column, unread, in_ms)))
+            read = held[1] * _values(table[column], column, unread, in_ms, unsaid=unsaid)
+            if not unsaid or np.isfinite(read).any():
+                found.setdefault(held[0], []).append((column, read))
     for column in columns:
         shared = _per_gpu(column)
         if shared is not None and shared[1] == OF_ALL and shared[0] not in found and column not in QUANTITIES:
@@ -222,13 +225,13 @@ def _gpus(table: pd.DataFrame) -> Floats:
 
 
 _TIMES = (*LATENCIES, "itl_ms")
-_WITH_UNIT = re.compile(rf"(.*[0-9.])\s*({'|'.join(_IN_MS)})")
+_WITH_UNIT = re.compile(rf"(.*[0-9.])\s*({'|'.join(_IN_MS)})", re.IGNORECASE)
 
 
-def _values(texts: pd.Series, column: str, unread: Counter[str], in_ms: float = 0.0) -> Floats:
+def _values(texts: pd.Series, column: str, unread: Counter[str], in_ms: float = 0.0, *, unsaid: bool = False) -> Floats:
     """Load generators write 0 where nothing was measured (the time between tokens of requests for one). What is no
     number (``OOM``, ``timeout``) was not measured either, and is counted in ``unread``. ``in_ms``: of a column of
-    times, what its unit is; a cell may have its own (``1.2 s``)."""
+    times, what its unit is; a cell may have its own (``1.2 s``), and where the column's is ``unsaid`` has to."""
     out = np.full(len(texts), np.nan)
     for row, text in enumerate(texts):
         said = cell(str(text))
@@ -237,9 +240,11 @@ def _values(texts: pd.Series, column: str, unread: Counter[str], in_ms: float = 
         own = _WITH_UNIT.fullmatch(said) if in_ms else None
         value = number(without_commas(own[1] if own else said))
         if own and value is not None:
-            value *= _IN_MS[own[2]] / in_ms
+            value *= _IN_MS[own[2].casefold()] / in_ms
         if value is None or not 0 <= value < np.inf:
             unread[f"{column}: {shown(said)} is no number above 0"] += 1
+        elif unsaid and not own:
+            unread[f"{column}: says no unit"] += 1
         else:
             out[row] = value or np.nan
     return out

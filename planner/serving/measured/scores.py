@@ -20,6 +20,8 @@ from profiles.errors import InputError
 
 FIELDS = frozenset((*REQUIRED, *OPTIONAL, *WHO))
 
+AGAIN = "the same as a row before, in every column"
+
 WIDTHS = np.geomspace(0.005, 2.5, 200)
 """Half-widths (log) among which the best single one is sought."""
 
@@ -63,7 +65,7 @@ def scores_of(answer: pd.DataFrame, measured: Measured, by: Sequence[str] = ()) 
             for group in sorted(set(groups[both])):
                 index = both & (groups == group)
                 out.append(_score(quantity, column, str(group), logs[:, index], single))
-    predicted_rows = (errors == "").to_numpy()
+    predicted_rows, again = (errors == "").to_numpy(), int(answer.duplicated().sum())
     return Scores(
         rows=len(answer),
         left_out=tuple(LeftOut(reason=reason, rows=rows) for reason, rows in reasons.most_common()),
@@ -71,6 +73,7 @@ def scores_of(answer: pd.DataFrame, measured: Measured, by: Sequence[str] = ()) 
         scores=tuple(out),
         unread=tuple(LeftOut(reason=reason, rows=cells) for reason, cells in measured.unread),
         assumed=(
+            *((LeftOut(reason=f"{AGAIN}, counted again", rows=again),) if again else ()),
             *(LeftOut(reason=text, rows=len(answer)) for text in measured.taken),
             *_assumed(answer[columns["note"]]),
         ),

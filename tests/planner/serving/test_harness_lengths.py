@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from planner.contract.workload.workload import parse_workload, tokens_input
 from planner.serving.harness_words import in_one_cell, in_our_terms, is_inferencex
 from planner.serving.prediction_table import predict
 from planner.serving.same_columns import with_drafts
@@ -183,7 +184,11 @@ def test_a_reader_is_told_of_answers_that_are_shorter_than_asked() -> None:
     assert drawn == []
 
 
-@pytest.mark.parametrize("isl", ["512-1536", "1024±200", "uniform(100;2000)"])
+@pytest.mark.parametrize("isl", ["512-1536", "1024±200", "uniform(100;2000)", "1k-2k", "512..1024"])
 def test_lengths_as_ranges_are_refused_with_the_way_out(isl: str) -> None:
     error = predict(pd.DataFrame([{**ROW, "isl": isl}]))["error"][0]
     assert "is how lengths are drawn; give their mean" in error
+    with pytest.raises(InputError, match="is how lengths are drawn"):
+        parse_workload(f"isl={isl},osl=10")
+    with pytest.raises(ValueError, match="is how lengths are drawn"):
+        tokens_input(isl)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,17 @@ def test_prompts_that_go_alone_are_not_said_to_be_cut() -> None:
         assert f"chunked_prefill={cut}" in row(model=model, framework="vllm@0.7.3")["note"]
 
 
+def test_states_that_are_as_large_whatever_a_length_are_counted_in_sequences() -> None:
+    asked = {"model": "tiiuae/falcon-mamba-7b-instruct"}
+    told = [re.search(r"the states of ([0-9,]+) sequences", row(**asked, isl=isl)["note"]) for isl in ("500", "2000")]
+    short, long = (int(each[1].replace(",", "")) for each in told if each is not None)
+    assert short == pytest.approx(long, rel=0.001)
+    assert "the states of" not in row()["note"]
+
+
 def test_a_model_drafts_for_itself_only_where_it_can() -> None:
-    assert "Qwen/Qwen3-8B has no layers that draft (MTP)" in row(spec="mtp3")["error"]
+    for spec in ("mtp3", "NEXTN"):
+        assert "Qwen/Qwen3-8B has no layers that draft (MTP)" in row(spec=spec)["error"]
     three, usual = (row(spec=spec)["note"] for spec in ("eagle:3", "eagle3"))
     assert "3 drafted tokens" in three
     assert "nothing says what Qwen/Qwen3-8B drafts with" in usual

@@ -182,6 +182,23 @@ def test_a_cell_of_a_time_may_have_its_own_unit() -> None:
     assert [count for _, count in read.unread] == [1]
 
 
+def test_a_unit_is_read_in_any_letters_and_of_cells_alone() -> None:
+    table = pd.DataFrame(
+        {"TTFT": ["120 MS", "0.12 Seconds", "120", "OOM"], "tpot": ["10ms", "10 \u00b5s", "10 \u03bcs", ""]}
+    )
+    read = measured_columns(table)
+    assert list(read.values["ttft_ms_mean"][:2]) == pytest.approx([120.0] * 2)
+    assert list(read.values["tpot_ms_mean"][:3]) == pytest.approx([10.0, 0.01, 0.01])
+    assert dict(read.unread) == {"TTFT: says no unit": 1, "TTFT: 'OOM' is no number above 0": 1}
+    assert measured_columns(pd.DataFrame({"TTFT (\u00b5s)": ["1200"]})).values["ttft_ms_mean"][0] == 1.2
+
+
+def test_a_row_that_is_there_before_is_told() -> None:
+    table = runs({}, {}, {"tpot_ms_p50": "13"})
+    assumed = scores_of(predict(table, beside_measured=True), measured_columns(table)).assumed
+    assert [each.rows for each in assumed if "the same as a row before" in each.reason] == [1]
+
+
 def test_cells_that_are_no_numbers_were_not_measured_and_are_counted() -> None:
     table = pd.DataFrame({"tp": ["2"] * 6, "ttft_ms_mean": ["1,234.5", "OOM", "OOM", "-3", "", "0"]})
     truth = measured_columns(table)
@@ -240,7 +257,7 @@ def test_scores_equal_what_pandas_makes_of_the_same_columns() -> None:
 
 
 def test_what_was_taken_and_what_was_not_read_are_told() -> None:
-    table = runs({"tp": "", "weather": "fine"}, {"tp": "", "weather": "fine"})
+    table = runs({"tp": "", "weather": "fine"}, {"tp": "", "weather": "fair"})
     scores = scores_of(predict(table, beside_measured=True), measured_columns(table), ["date"])
     assert scores.not_read == ("weather",)
     assert [(each.rows, each.reason.partition(":")[0]) for each in scores.assumed] == [
