@@ -32,7 +32,7 @@ from costmodels.serving.frameworks.own_calibration import calibration_in
 from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
-from costmodels.step.memory import kv_bytes_per_sequence
+from costmodels.step.memory import kv_bytes_per_sequence, state_bytes_per_sequence
 from costmodels.step.operators import step_work
 from profiles.hardware import Gpu
 
@@ -270,8 +270,7 @@ class ServedModel:
     def state_bytes(self, layouts: Layouts) -> float:
         """What is kept of a sequence on a GPU of the first of ``layouts``, where that is the same whatever its length;
         0 where it grows."""
-        one, many = (float(self.kv_bytes(layouts, tokens)[0]) for tokens in (1, self.model.max_context_tokens))
-        return one if one == many else 0.0
+        return float(state_bytes_per_sequence(self.model, self.precision, layouts, drafting=self.drafting)[0])
 
     def cache_tokens(
         self,

@@ -115,10 +115,12 @@ def step_times(
     if work.expert_exchanges:
         sent = expert_exchange_times(cost, network, work.expert_exchanges, n)
         layers, by_part = _with_experts_sent(layers, by_part, sent, layouts)
-    gained = calibration.scale(batch.prefills) * calibration.early_launch_us_per_layer * model.layers
-    gained = np.where(batch.prefills == 0, np.minimum(gained, layers.value / 2), 0.0)
-    early = 1 - np.divide(gained, layers.value, out=np.zeros(n), where=layers.value > 0)
-    layers, by_part = layers.scaled(early), {part: [each.scaled(early) for each in by_part[part]] for part in by_part}
+    if calibration.early_launch_us_per_layer:
+        gained = calibration.scale(batch.prefills) * calibration.early_launch_us_per_layer * model.layers
+        gained = np.where(batch.prefills == 0, np.minimum(gained, layers.value / 2), 0.0)
+        left = 1 - np.divide(gained, layers.value, out=np.zeros(n), where=layers.value > 0)
+        layers = layers.scaled(left)
+        by_part = {part: [each.scaled(left) for each in estimates] for part, estimates in by_part.items()}
     hops = np.maximum(layouts.pp - 1, 0).astype(np.float64)
     message = batch.tokens.astype(np.float64) * model.hidden * ACTIVATION_BYTES
     crossing = layouts.gpus > network.gpus_per_node

@@ -85,6 +85,18 @@ def kv_bytes_per_sequence(
     return cached + kept(draft_module(model).layers) if drafting else cached
 
 
+def state_bytes_per_sequence(
+    model: Architecture, precision: Precision, layouts: Layouts, *, drafting: bool = False
+) -> Floats:
+    """What is kept of a sequence on one GPU by a model without a cache of tokens, the same whatever the length, [n]; 0
+    where it grows. ``drafting``, errors: as :func:`kv_bytes_per_sequence`."""
+    least, most = (
+        kv_bytes_per_sequence(model, precision, layouts, tokens, drafting=drafting)
+        for tokens in (1, model.max_context_tokens)
+    )
+    return np.where(least == most, least, 0.0)
+
+
 def draft_module(model: Architecture) -> DraftModule:
     """The module that the model drafts with.
 

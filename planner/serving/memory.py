@@ -19,7 +19,7 @@ from costmodels.serving.cache_pages import Pages, layer_caches
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from costmodels.serving.memory import GIB, Loaded, Memory, StepLimits, engine_memory, exchange_buffer_bytes
 from costmodels.serving.recipe import Recipe, Started
-from costmodels.step.memory import kv_bytes_per_sequence
+from costmodels.step.memory import kv_bytes_per_sequence, state_bytes_per_sequence
 from planner.contract.models import architecture_of, drafting_with
 from planner.contract.provenance import unmeasured
 from planner.contract.words import precision_on
@@ -45,7 +45,8 @@ def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocu
     parts, framework = engine.parts("first"), engine.framework
     length, cache = engine.started.max_model_len, float(engine.parts("tightest").kv_bytes[0])
     per_token = engine.sequence_bytes(length) / length
-    state = engine.sequence_bytes(1) if engine.sequence_bytes(1) == engine.sequence_bytes(length) else 0.0
+    loaded = engine.loaded
+    state = float(state_bytes_per_sequence(loaded.model, loaded.precision, engine.layouts, drafting=loaded.drafting)[0])
     return MemoryDocument(
         starts=not reasons,
         reasons=reasons,
